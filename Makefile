@@ -1,0 +1,27 @@
+# The commands of GRPO Lab. `make lab` takes a fresh machine to the open lab.
+# STACK=cpu|gpu overrides the choice of packages; ARGS="--port 8000" reaches the command that is started.
+.PHONY: lab setup test bench check
+PYTHON ?= python3
+ifeq ($(OS),Windows_NT)
+VENV_PYTHON := .venv/Scripts/python.exe
+else
+VENV_PYTHON := .venv/bin/python
+endif
+export STACK
+
+lab: setup
+	@exec $(VENV_PYTHON) app.py $(ARGS)
+
+setup:
+	@$(PYTHON) tools/bootstrap.py
+
+test:
+	@$(PYTHON) tools/bootstrap.py --tests --browser
+	@$(VENV_PYTHON) -m pytest $(ARGS)
+
+bench: setup
+	@$(VENV_PYTHON) -m benchmarks $(ARGS)
+
+check:
+	@$(PYTHON) tools/bootstrap.py --tests
+	@$(VENV_PYTHON) -m ruff check .
