@@ -1,0 +1,94 @@
+"""Small pieces that several tabs use: a Problem as a panel or a toast, tables and bars of HTML."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from lab.core.knobs import plain
+from lab.core.problems import LabError, Problem, explain
+
+QUIET = {"api_visibility": "private", "show_progress": "hidden"}  # for every handler of ours
+FREE = QUIET | {"concurrency_limit": None}  # for those that are quick and share nothing
+
+
+def explained(function: Callable) -> Callable:
+    """A handler whose failures become a toast with what happened, why and what to do."""
+
+    def toast(error: Exception) -> gr.Error:
+        problem = explain(error)
+        text = "<br>".join(escape(part) for part in (problem.why, problem.next) if part)
+        return gr.Error(text or escape(problem.what), title=escape(problem.what), duration=None,
+                        print_exception=not isinstance(error, LabError))
+
+    if inspect.isasyncgenfunction(function):
+        @functools.wraps(function)
+        async def wrapped(*args, **kwargs):
+            try:
+                async for item in function(*args, **kwargs):
+                    yield item
+            except gr.Error:
+                raise
+            except Exception as error:
+                raise toast(error) from error
+    elif inspect.isgeneratorfunction(function):
+        @functools.wraps(function)
+        def wrapped(*args, **kwargs):
+            try:
+                yield from function(*args, **kwargs)
+            except gr.Error:
+                raise
+            except Exception as error:
+                raise toast(error) from error
+    else:
+        @functools.wraps(function)
+        def wrapped(*args, **kwargs):
+            try:
+                return function(*args, **kwargs)
+            except gr.Error:
+                raise
+            except Exception as error:
+                raise toast(error) from error
+    return wrapped
+
+
+def problem_html(problem: Problem) -> str:
+    """One problem in its three parts."""
+    why = f"<p>{escape(problem.why)}</p>" if problem.why else ""
+    what_next = f"<p class='next'>{escape(problem.next)}</p>" if problem.next else ""
+    field = f" data-field='{escape(problem.field)}'" if problem.field else ""
+    return (f"<li class='problem {escape(problem.level)}'{field}>"
+            f"<p class='what'>{escape(problem.what)}</p>{why}{what_next}</li>")
+
+
+def problems_html(problems: Iterable[Problem], none: str = "") -> str:
+    """A list of problems, or the sentence that says there are none."""
+    rows = "".join(problem_html(problem) for problem in problems)
+    if rows:
+        return f"<ul class='problems'>{rows}</ul>"
+    return f"<p class='fine'>{escape(none)}</p>" if none else ""
+
+
+def table_html(head: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "",
+               numbers: Iterable[int] = ()) -> str:
+    """A table of text that scrolls inside itself; the columns in `numbers` are set to the right."""
+    right = set(numbers)
+
+    def cells(tag: str, values: Sequence[Any]) -> str:
+        return "".join(f"<{tag}{' class=number' if i in right else ''}>{escape(str(value))}</{tag}>"
+                       for i, value in enumerate(values))
+
+    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    return (f"<div class='table' tabindex='0'><table>{title}<thead><tr>{cells('th', head)}</tr>"
+            f"</thead><tbody>{body}</tbody></table></div>")
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A score as people write it; a dash where there is none."""
+    if value is None:
+        return "–"
+    return plain(round(value, digits)) if float(value).is_integer() else f"{value:.{digits}f}"
