@@ -498,7 +498,9 @@ def explain_pip(log):
     again = f"and run the same command again (full log: {LOG})"
     errors = re.findall(r"^ERROR: (.+)", log, re.MULTILINE)
     missing = re.search(r"^ERROR: No matching distribution found for (\S+)", log, re.MULTILINE)
-    unreached = "connection broken by" in log or "HTTPSConnectionPool" in log
+    unreached = re.search(
+        "connection broken by|HTTPSConnection|Read timed out|IncompleteRead|Connection reset", log
+    )
     if is_disk_full(log):
         return Problem(what, "the disk is full", "free some space " + again)
     if unreached and (not missing or "from versions: none" in log):
