@@ -1,0 +1,141 @@
+"""What cannot work, found before the start: settings and the machine's facts -> problems."""
+
+from dataclasses import dataclass, field
+
+from lab.core.problems import Problem
+from lab.core.rewards.registry import REWARDS
+from lab.core.settings import ALL, STARTER, Settings, problem_of
+
+ADVISED_ROWS = 500  # the classic notebook advises at least so many before judging a run
+
+
+@dataclass(frozen=True)
+class Gpu:
+    name: str
+    memory_gb: float
+    free_gb: float
+    driver: str
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Facts about this machine, gathered by services/machine.py. Sizes in GB (1e9 bytes)."""
+
+    system: str
+    python: str
+    cores: int
+    memory_gb: float
+    free_memory_gb: float
+    free_disk_gb: float
+    gpus: tuple[Gpu, ...] = ()
+    packages: dict[str, str] = field(default_factory=dict)  # name -> version; missing ones absent
+
+
+@dataclass(frozen=True)
+class Choice:
+    """An automatic choice, with its reason."""
+
+    value: str
+    why: str
+
+
+def choose_stack(wanted: str, machine: Machine) -> Choice:
+    """The stack a run will use. The `gpu` stack is not part of this version: see docs/limits."""
+    if wanted == "cpu":
+        return Choice("cpu", "it was asked for")
+    if not machine.gpus:
+        return Choice("cpu", "no CUDA device was found")
+    return Choice("cpu", f"this version trains on the CPU; the {machine.gpus[0].name} is not used")
+
+
+def problems_of(settings: Settings, machine: Machine) -> list[Problem]:
+    """Everything that speaks against starting, errors first. Run on every change of the form."""
+    found = [p for check in CHECKS for p in check(settings, machine)]
+    return sorted(found, key=lambda p: p.level != "error")
+
+
+def errors_of(settings: Settings, machine: Machine) -> list[Problem]:
+    return [p for p in problems_of(settings, machine) if p.level == "error"]
+
+
+def each_setting(settings: Settings, machine: Machine) -> list[Problem]:
+    return [Problem(f"'{s.knob.label}' ({s.key}) {wrong}.", field=s.key)
+            for s in ALL if (wrong := problem_of(s, settings.get(s.key)))]
+
+
+def model_is_named(settings: Settings, machine: Machine) -> list[Problem]:
+    if settings.model.name.strip():
+        return []
+    return [Problem("No model is chosen.", next=f"Take '{STARTER}', a Hub id or a folder.",
+                    field="model.name")]
+
+
+def lengths_fit(settings: Settings, machine: Machine) -> list[Problem]:
+    train, longest = settings.train, settings.model.max_seq_length
+    together = train.max_prompt_length + train.max_completion_length
+    if together <= longest:
+        return []
+    return [Problem(
+        "Prompt and answer do not fit in the sequence.",
+        f"{train.max_prompt_length} + {train.max_completion_length} = {together} tokens are more "
+        f"than the longest sequence, {longest}.",
+        "Lower 'Longest answer' or 'Longest prompt', or raise 'Longest sequence'.",
+        field="train.max_completion_length")]
+
+
+def gpu_settings_have_a_gpu(settings: Settings, machine: Machine) -> list[Problem]:
+    stack = choose_stack(settings.hardware.stack, machine)
+    if stack.value == "gpu":
+        return []
+    wanted = [
+        (settings.hardware.stack == "gpu", "The GPU stack", "hardware.stack", "'auto'"),
+        (settings.model.load_in_4bit, "Loading in 4 bit", "model.load_in_4bit", "off"),
+        (settings.model.fast_inference, "Fast inference (vLLM)", "model.fast_inference", "off"),
+        (settings.lora.gradient_checkpointing == "unsloth", "Unsloth's gradient checkpointing",
+         "lora.gradient_checkpointing", "'off' or 'on'"),
+        ("8bit" in settings.train.optim, f"The optimiser {settings.train.optim}", "train.optim",
+         "'adamw_torch'"),
+    ]
+    return [Problem(f"{name} needs a GPU.", f"The stack is 'cpu', because {stack.why}.",
+                    f"Set {key} to {value}.", field=key)
+            for is_on, name, key, value in wanted if is_on]
+
+
+def rewards_have_their_columns(settings: Settings, machine: Machine) -> list[Problem]:
+    if settings.data.answer_column or settings.data.source in ("word-problems", "gsm8k"):
+        return []
+    return [Problem(f"The reward '{c.name}' needs a reference answer.",
+                    "No answer column is chosen.", "Choose one under Data, or switch it off.",
+                    field="data.answer_column")
+            for c in settings.rewards.chosen
+            if c.name in REWARDS and "answer" in REWARDS[c.name].needs]
+
+
+def source_is_complete(settings: Settings, machine: Machine) -> list[Problem]:
+    data = settings.data
+    if data.source in ("hub", "file") and not data.path.strip():
+        what = "Hub dataset" if data.source == "hub" else "file"
+        return [Problem(f"No {what} is chosen.",
+                        next=f"Give the {'owner/name' if data.source == 'hub' else 'path'} "
+                        "under Data.", field="data.path")]
+    if 0 < data.rows < settings.train.prompts_per_step:
+        return [Problem("There are fewer rows than questions per step.",
+                        f"{data.rows} rows, {settings.train.prompts_per_step} questions a step.",
+                        "Raise 'Rows' or lower 'Questions per step'.", field="data.rows")]
+    if 0 < data.rows < ADVISED_ROWS:
+        return [Problem(f"Only {data.rows} rows.", f"At least {ADVISED_ROWS} are advised, or the "
+                        "model may learn them by heart.", field="data.rows", level="warning")]
+    return []
+
+
+def reporter_is_installed(settings: Settings, machine: Machine) -> list[Problem]:
+    name = settings.train.report_to
+    if name == "none" or name in machine.packages:
+        return []
+    return [Problem(f"{name} is not installed.", "Metrics cannot be reported to it.",
+                    f"Run `pip install {name}`, or set 'Report to' to none.",
+                    field="train.report_to")]
+
+
+CHECKS = (each_setting, model_is_named, lengths_fit, gpu_settings_have_a_gpu,
+          rewards_have_their_columns, source_is_complete, reporter_is_installed)

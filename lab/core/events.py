@@ -1,0 +1,139 @@
+"""The lines of events.jsonl: what a worker says while it works, one JSON object a line.
+
+The worker writes them, the app and the commands only read. docs/run-folder.md describes each.
+"""
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Phase:
+    """What the worker is busy with before the first step ("loading the model")."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Started:
+    """The trainer stands; steps begin. `resumed_from` is the step of the checkpoint, 0 if fresh."""
+
+    steps: int
+    resumed_from: int
+    facts: dict[str, Any]  # rows, prompts too long, parameters, what the stack changed
+
+
+@dataclass(frozen=True)
+class Step:
+    """One point of the curves. `metrics` are TRL's names plus those of core/metrics.py."""
+
+    step: int
+    metrics: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Whole groups of the newest rollout, see `core.metrics.group_record` for their shape."""
+
+    step: int
+    groups: list[dict]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint lies in checkpoints/step-N."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something a person should know; training goes on."""
+
+    level: str  # "info" or "warning"
+    text: str
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """Stopped on request after this step; the adapter is saved and the run can be resumed."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The work failed; what, why and next as in core/problems.py."""
+
+    step: int
+    what: str
+    why: str = ""
+    next: str = ""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """All steps done; the adapter is saved."""
+
+    step: int
+    seconds: float
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+Event = Phase | Started | Step | Samples | Checkpoint | Notice | Stopped | Failed | Finished
+KINDS = {cls.__name__.lower(): cls for cls in Event.__args__}
+LAST = (Stopped, Failed, Finished)  # after one of these the worker says no more
+
+
+def line_of(event: Event) -> str:
+    """One line of JSON. NaN and infinity are not JSON: they become null."""
+    body = {"event": type(event).__name__.lower(), "time": round(time.time(), 3)}
+    return json.dumps(_finite(body | asdict(event)), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def read_line(line: str) -> tuple[float, Event] | None:
+    """(unix time, event) of one line; None for a line that is damaged or of an unknown kind."""
+    try:
+        body = json.loads(line)
+        cls = KINDS[body.pop("event")]
+        when = float(body.pop("time", 0.0))
+        return when, cls(**body)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+class EventWriter:
+    """Appends events to a file, flushed line by line, so that a kill loses nothing that was said."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.open("ab")
+        if path.stat().st_size and not _ends_in_newline(path):
+            self._file.write(b"\n")  # a killed worker's half line must not swallow our first
+
+    def __call__(self, event: Event) -> None:
+        self._file.write(line_of(event).encode())
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _ends_in_newline(path: Path) -> bool:
+    with path.open("rb") as f:
+        f.seek(-1, 2)
+        return f.read(1) == b"\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return value

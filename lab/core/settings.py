@@ -1,0 +1,315 @@
+"""Every setting of a run, in frozen groups. Form, checks, command line, record and docs derive from here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from lab.core import knobs
+from lab.core.knobs import Setting, knob
+from lab.core.problems import BadSettings
+from lab.core.prompts import SYSTEM_PROMPT
+from lab.core.rewards.registry import Chosen, check_chosen, parse_chosen
+from lab.core.task import DEFAULT_LEVEL, LEVELS
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+STARTER = "starter"
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which model learns, and how it is loaded."""
+
+    name: str = knob(STARTER, "Model", "'starter' (ships with the lab), a Hub id such as "
+                     "Qwen/Qwen2.5-1.5B-Instruct, or a folder with config.json and safetensors.")
+    max_seq_length: int = knob(1024, "Longest sequence", "Tokens of prompt and answer together.",
+                               low=64, high=131072, step=64)
+    load_in_4bit: bool = knob(False, "Load in 4 bit", "Quantise the base model to 4 bit (nf4): a "
+                              "quarter of the memory. Needs an NVIDIA GPU.")
+    fast_inference: bool = knob(False, "Fast inference (vLLM)", "Answer with vLLM inside Unsloth "
+                                "while training. Needs an NVIDIA GPU.")
+
+
+@dataclass(frozen=True)
+class Lora:
+    """The adapter that is trained."""
+
+    rank: int = knob(16, "Rank (r)", "Width of the adapter: more can learn more and weighs more.",
+                     low=1, high=512, step=1)
+    alpha: int = knob(32, "Alpha", "Scale of the adapter: its update counts alpha / rank.",
+                      low=1, high=1024, step=1)
+    target_modules: tuple[str, ...] = knob(PROJECTIONS, "Target modules", "The linear layers that "
+                                           "get an adapter.", choices=PROJECTIONS)
+    gradient_checkpointing: str = knob("off", "Gradient checkpointing", "Recompute activations to "
+                                       "save memory: slower. 'unsloth' is Unsloth's own.",
+                                       choices=("off", "on", "unsloth"), advanced=True)
+    random_state: int = knob(3407, "Adapter seed (random_state)", "Seed of the adapter's first "
+                             "weights.", low=0, high=2**31 - 1, step=1, advanced=True)
+
+
+SOURCES = ("word-problems", "gsm8k", "hub", "file")
+EXTRACTIONS = ("column", "after ####")
+
+
+@dataclass(frozen=True)
+class Data:
+    """The prompts that are learnt from, and those that are held out."""
+
+    source: str = knob("word-problems", "Source", "The lab's own word problems, GSM8K, any dataset "
+                       "of the Hub, or a file of yours.", choices=SOURCES)
+    level: int = knob(DEFAULT_LEVEL, "Level", "Difficulty of the lab's own word problems.",
+                      choices=tuple(LEVELS))
+    path: str = knob("", "Hub id or file", "For 'hub': owner/name. For 'file': a CSV, JSON, JSONL "
+                     "or Parquet file. For 'gsm8k': empty, or a local copy as JSONL.")
+    subset: str = knob("", "Configuration", "Name of the Hub dataset's configuration, if it has "
+                       "several.", advanced=True)
+    split: str = knob("train", "Split", "Split of the Hub dataset.", advanced=True)
+    question_column: str = knob("question", "Question column", "The column with the question.")
+    answer_column: str = knob("answer", "Answer column", "The column with the reference answer. "
+                              "Empty: no reference, for rewards that need none.")
+    answer_extraction: str = knob("column", "Reference answer", "The whole column, or what follows "
+                                  "#### in it (GSM8K).", choices=EXTRACTIONS)
+    system_prompt: str = knob(SYSTEM_PROMPT, "System prompt", "What the model is told before each "
+                              "question. Empty: nothing.", lines=4)
+    rows: int = knob(2000, "Rows", "Questions to train on, at most. 0 means all there are.",
+                     low=0, high=10_000_000, step=1)
+    held_out: int = knob(200, "Held-out rows", "Questions kept aside for evaluation; none of them "
+                         "is trained on.", low=0, high=100_000, step=1)
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """What is rewarded, and how much each counts."""
+
+    chosen: tuple[Chosen, ...] = knob(
+        tuple(Chosen(name) for name in
+              ("xmlcount", "soft_format", "strict_format", "int", "correctness")),
+        "Rewards", "NAME[:weight=W][:param=V],... The weighted sum is what the model learns from.")
+
+
+LOSSES = ("dapo", "grpo", "dr_grpo", "bnpo")
+REPORTERS = ("none", "tensorboard", "wandb", "trackio")
+
+
+@dataclass(frozen=True)
+class Train:
+    """How the policy learns. Names are TRL's `GRPOConfig` fields where it has one."""
+
+    max_steps: int = knob(250, "Steps", "Updates of the adapter.", low=1, high=1_000_000, step=1)
+    num_generations: int = knob(8, "Answers per question (group size)", "GRPO compares the answers "
+                                "to one question with each other.", low=2, high=128, step=1)
+    prompts_per_step: int = knob(8, "Questions per step", "Groups in one update; batch and "
+                                 "accumulation follow from this.", low=1, high=4096, step=1)
+    max_prompt_length: int = knob(256, "Longest prompt", "Tokens. Questions with longer prompts "
+                                  "are left out, counted and shown.", low=8, high=131072, step=8)
+    max_completion_length: int = knob(256, "Longest answer", "Tokens. Longer answers are cut.",
+                                      low=8, high=131072, step=8)
+    learning_rate: float = knob(5e-6, "Learning rate", "Size of a step at its largest.",
+                                above=0, high=1)
+    temperature: float = knob(1.0, "Rollout temperature", "How varied the answers of a group are. "
+                              "0 would make them all alike.", above=0, high=10, step=0.05)
+    top_p: float = knob(1.0, "Rollout top-p", "Draw from the likeliest tokens that make up this "
+                        "share.", above=0, high=1, step=0.01, advanced=True)
+    beta: float = knob(0.0, "KL weight (beta)", "Pull towards the base model. 0: none, and no "
+                       "reference is computed.", low=0, high=10, step=0.01)
+    loss_type: str = knob("dapo", "Loss", "How token losses are averaged.", choices=LOSSES,
+                          advanced=True)
+    scale_rewards: str = knob("group", "Scale advantages by", "Standard deviation of the group, of "
+                              "the batch, or not at all.", choices=("group", "batch", "none"),
+                              advanced=True)
+    epsilon: float = knob(0.2, "Clip below (epsilon)", "Lower clip of the probability ratio.",
+                          above=0, high=1, step=0.01, advanced=True)
+    epsilon_high: float = knob(0.2, "Clip above (epsilon_high)", "Upper clip of the probability "
+                               "ratio; DAPO uses 0.28.", above=0, high=10, step=0.01, advanced=True)
+    num_iterations: int = knob(1, "Updates per rollout", "How often each batch of answers is used.",
+                               low=1, high=16, step=1, advanced=True)
+    importance_sampling_level: str = knob("token", "Importance sampling", "Ratio per token, or per "
+                                          "sequence (GSPO).", choices=("token", "sequence"),
+                                          advanced=True)
+    mask_truncated_completions: bool = knob(False, "Leave cut answers out of the loss", "Answers "
+                                            "that hit the length limit teach nothing.",
+                                            advanced=True)
+    optim: str = knob("adamw_torch", "Optimiser", "The 8-bit ones need an NVIDIA GPU.",
+                      choices=("adamw_torch", "adamw_torch_fused", "adamw_8bit",
+                               "paged_adamw_8bit"), advanced=True)
+    adam_beta1: float = knob(0.9, "Adam beta 1", "Memory of the gradient's mean.", low=0,
+                             high=0.9999, step=0.01, advanced=True)
+    adam_beta2: float = knob(0.99, "Adam beta 2", "Memory of the gradient's square.", low=0,
+                             high=0.99999, step=0.001, advanced=True)
+    weight_decay: float = knob(0.1, "Weight decay", "Pull of the adapter's weights to zero.",
+                               low=0, high=10, step=0.01, advanced=True)
+    warmup_ratio: float = knob(0.1, "Warm-up", "Share of the steps in which the learning rate "
+                               "rises.", low=0, high=0.9, step=0.01, advanced=True)
+    lr_scheduler_type: str = knob("cosine", "Schedule", "How the learning rate falls after the "
+                                  "warm-up.", choices=("cosine", "linear", "constant",
+                                                       "constant_with_warmup"), advanced=True)
+    max_grad_norm: float = knob(0.1, "Gradient clip", "Largest norm of the gradient.", above=0,
+                                high=1000, step=0.1, advanced=True)
+    answers_at_once: int = knob(64, "Answers at once", "At most so many answers in one forward and "
+                                "backward pass; fewer need less memory. Batch and accumulation "
+                                "follow.", low=1, high=4096, step=1, advanced=True)
+    save_steps: int = knob(50, "Checkpoint every", "Steps.", low=1, high=1_000_000, step=1)
+    save_total_limit: int = knob(5, "Checkpoints kept", "Older ones are deleted.", low=1,
+                                 high=1000, step=1, advanced=True)
+    logging_steps: int = knob(1, "Point every", "Steps between two points of the curves.", low=1,
+                              high=1000, step=1, advanced=True)
+    log_groups: int = knob(2, "Groups recorded", "Groups per point whose answers are kept in the "
+                           "run's folder.", low=1, high=4096, step=1, advanced=True)
+    report_to: str = knob("none", "Report to", "Also send the metrics there; the package must be "
+                          "installed.", choices=REPORTERS, advanced=True)
+    seed: int = knob(3407, "Seed", "Order of the questions and drawing of the answers.", low=0,
+                     high=2**31 - 1, step=1)
+
+    def answers_per_step(self) -> int:
+        return self.num_generations * self.prompts_per_step
+
+    def per_device_train_batch_size(self) -> int:
+        """The largest divisor of the answers of a step that is at most `answers_at_once`.
+
+        Any divisor keeps TRL's rule: batch x accumulation = answers per step, which is a
+        multiple of the group size.
+        """
+        whole = self.answers_per_step()
+        return max(b for b in range(1, min(self.answers_at_once, whole) + 1) if whole % b == 0)
+
+    def gradient_accumulation_steps(self) -> int:
+        return self.answers_per_step() // self.per_device_train_batch_size()
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How Compare draws its answers."""
+
+    temperature: float = knob(0.8, "Temperature", "0 takes the likeliest token each time.", low=0,
+                              high=10, step=0.05)
+    top_p: float = knob(0.95, "Top-p", "Draw from the likeliest tokens that make up this share.",
+                        above=0, high=1, step=0.01)
+    max_tokens: int = knob(1024, "Longest answer", "Tokens.", low=1, high=131072, step=1)
+
+
+STACKS = ("auto", "cpu", "gpu")
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where it runs."""
+
+    stack: str = knob("auto", "Stack", "'auto' takes the GPU if there is one.", choices=STACKS)
+    threads: int = knob(0, "CPU threads", "0 means one per core.", low=0, high=1024, step=1,
+                        advanced=True)
+    gpu_memory_utilization: float = knob(0.6, "GPU share of vLLM", "Share of the GPU's memory that "
+                                         "vLLM takes.", above=0, high=0.98, step=0.01,
+                                         advanced=True)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All groups of one run."""
+
+    model: Model = Model()
+    lora: Lora = Lora()
+    data: Data = Data()
+    rewards: Rewards = Rewards()
+    train: Train = Train()
+    sampling: Sampling = Sampling()
+    hardware: Hardware = Hardware()
+
+    def to_dict(self) -> dict:
+        """Plain JSON values: {"model": {"name": ...}, ...}."""
+        return {group: {s.name: _plain(self.get(s.key)) for s in members}
+                for group, members in GROUPS.items()}
+
+    @classmethod
+    def from_dict(cls, tree: Mapping[str, Any]) -> "Settings":
+        """Settings from plain JSON values; what is left out keeps its default.
+
+        Raises BadSettings on an unknown name or a value that cannot be.
+        """
+        if not isinstance(tree, Mapping):
+            raise BadSettings("The settings cannot be read.", "They must be one JSON object with "
+                              f"the groups {', '.join(GROUPS)}.")
+        values = {}
+        for group, members in tree.items():
+            if group not in GROUPS or not isinstance(members, Mapping):
+                raise BadSettings(f"There is no group of settings {group!r}.",
+                                  f"There are {', '.join(GROUPS)}.")
+            values |= {f"{group}.{name}": value for name, value in members.items()}
+        return cls().with_values(values)
+
+    def with_values(self, values: Mapping[str, Any]) -> "Settings":
+        """A copy with {"train.beta": 0.04, ...} set. Raises BadSettings naming the first bad one."""
+        changed: dict[str, dict[str, Any]] = {}
+        for key, value in values.items():
+            setting = setting_named(key)
+            value = _settled(setting, value)
+            wrong = problem_of(setting, value)
+            if wrong:
+                raise BadSettings(f"'{setting.knob.label}' ({key}) {wrong}.", field=key)
+            changed.setdefault(setting.group, {})[setting.name] = value
+        return replace(self, **{group: replace(getattr(self, group), **members)
+                                for group, members in changed.items()})
+
+    def get(self, key: str) -> Any:
+        group, name = key.split(".")
+        return getattr(getattr(self, group), name)
+
+    def differences(self, other: "Settings") -> dict[str, tuple[Any, Any]]:
+        """{"train.beta": (mine, other's)} for every setting that is not the same."""
+        return {s.key: (self.get(s.key), other.get(s.key)) for s in ALL
+                if self.get(s.key) != other.get(s.key)}
+
+
+GROUPS: dict[str, list[Setting]] = {
+    f.name: knobs.settings_of(f.name, type(f.default)) for f in fields(Settings)
+}
+ALL: list[Setting] = [setting for members in GROUPS.values() for setting in members]
+_BY_KEY = {setting.key: setting for setting in ALL}
+
+
+def setting_named(key: str) -> Setting:
+    if key not in _BY_KEY:
+        group = key.split(".")[0]
+        known = [s.key for s in GROUPS.get(group, [])] or list(GROUPS)
+        raise BadSettings(f"There is no setting {key!r}.", f"There are {', '.join(known)}.")
+    return _BY_KEY[key]
+
+
+def read_assignment(text: str) -> tuple[str, Any]:
+    """`group.field=value` from the command line. Raises BadSettings."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise BadSettings(f"{text!r} is not a setting.", "It must be written group.field=value.")
+    setting = setting_named(key.strip())
+    if setting.key == "rewards.chosen":
+        try:
+            return setting.key, parse_chosen(value)
+        except ValueError as error:
+            raise BadSettings(str(error), field=setting.key) from error
+    try:
+        return setting.key, knobs.read(value, setting.kind)
+    except ValueError as error:
+        raise BadSettings(f"'{setting.knob.label}' ({setting.key}) {error}.",
+                          field=setting.key) from error
+
+
+def problem_of(setting: Setting, value: Any) -> str | None:
+    """Half a sentence that says why this value cannot be, or None."""
+    if setting.key == "rewards.chosen":
+        wrong = check_chosen(value)
+        return f"cannot be used: {' '.join(wrong)}".rstrip(".") if wrong else None
+    return knobs.problem_with(value, setting.kind, setting.knob)
+
+
+def _settled(setting: Setting, value: Any) -> Any:
+    if setting.key == "rewards.chosen":
+        try:
+            return tuple(v if isinstance(v, Chosen) else Chosen.from_dict(v) for v in value)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise BadSettings("The rewards cannot be read.", str(error),
+                              field=setting.key) from error
+    return knobs.settle(value, setting.kind)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [v.to_dict() if isinstance(v, Chosen) else v for v in value]
+    return value

@@ -1,0 +1,168 @@
+"""One answering worker for the app: streams base and tuned answers, shows prompts, proves adapters."""
+
+import contextlib
+import itertools
+import json
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lab.core.problems import BadModel, Problem, WorkFailed
+from lab.core.settings import Sampling, Settings
+from lab.services.jobs import model_folder, worker_environment
+from lab.services.workspace import PROJECT, Workspace
+
+
+@dataclass(frozen=True)
+class Side:
+    """One pane: a conversation, answered with an adapter or (None) by the base model."""
+
+    messages: list[dict]
+    adapter: str | None = None
+
+
+@dataclass(frozen=True)
+class Update:
+    """The text of one side so far. `tokens` counts the answer's; `cut`: it hit the longest length."""
+
+    side: int
+    text: str
+    done: bool = False
+    tokens: int = 0
+    cut: bool = False
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """The exact text that the model sees for one conversation, and its length in tokens."""
+
+    text: str
+    tokens: int
+
+
+class Chat:
+    """Owns the chat worker, a child process that is started when first needed.
+
+    One request is answered at a time; a second caller waits. All methods raise a LabError with
+    what to do. The worker loads a base model once and switches adapters.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self._process: subprocess.Popen | None = None
+        self._replies: queue.Queue = queue.Queue()
+        self._one_at_a_time = threading.Lock()
+        self._numbers = itertools.count(1)
+
+    def stream(self, settings: Settings, sides: Sequence[Side], sampling: Sampling, seed: int,
+               stop: threading.Event) -> Iterator[Update]:
+        """Answer all sides together, token by token, each with the same seed and sampling.
+
+        Yields an Update whenever a side has new text, and a last one (done) for each side. Set
+        `stop` to end early: sides that were still going get their last Update as they are.
+        """
+        request = {"ask": "stream", "model": model_folder(settings),
+                   "sides": [asdict(side) for side in sides], "sampling": asdict(sampling),
+                   "seed": seed}
+        for reply in self._ask(request, stop):
+            yield Update(reply["side"], reply["text"], reply["done"], reply["tokens"],
+                         reply["cut"])
+
+    def render(self, settings: Settings, conversations: Sequence[list[dict]]) -> list[Rendered]:
+        """The exact prompts, as training renders them, with their lengths."""
+        reply = self._one({"ask": "render", "model": model_folder(settings),
+                           "conversations": list(conversations)})
+        return [Rendered(**item) for item in reply["rendered"]]
+
+    def adapter_effect(self, settings: Settings, adapter: Path, messages: list[dict]) -> float:
+        """Largest change that the adapter makes to any next-token logit after this prompt."""
+        reply = self._one({"ask": "effect", "model": model_folder(settings),
+                           "adapter": str(adapter), "messages": messages})
+        return reply["largest"]
+
+    def close(self) -> None:
+        """End the worker; its memory is free when this returns."""
+        process, self._process = self._process, None
+        if process is not None:
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _one(self, request: dict) -> dict:
+        return list(self._ask(request, threading.Event()))[-1]
+
+    def _ask(self, request: dict, stop: threading.Event) -> Iterator[dict]:
+        """Send one request and yield its replies; the one with "last" ends it."""
+        with self._one_at_a_time:
+            number = next(self._numbers)
+            process = self._worker()
+            finished = False
+            try:
+                self._send(process, {"number": number, **request})
+                told = False
+                while not finished:
+                    if stop.is_set() and not told:
+                        self._send(process, {"number": number, "ask": "stop"})
+                        told = True
+                    try:
+                        reply = self._replies.get(timeout=0.05)
+                    except queue.Empty:
+                        continue
+                    if reply is None:
+                        self._process = None
+                        finished = True
+                        raise WorkFailed("The answering worker ended.",
+                                         f"Its exit status was {process.wait()}.",
+                                         "Ask again: it is started anew.")
+                    if reply["number"] != number:
+                        continue
+                    finished = reply.get("last", False)
+                    if "problem" in reply:
+                        problem = Problem(**reply["problem"])
+                        raise BadModel(problem.what, problem.why, problem.next)
+                    if "working" not in reply:
+                        yield reply
+            finally:
+                if not finished:  # the reader went away: do not let the worker go on for nobody
+                    with contextlib.suppress(OSError, WorkFailed):
+                        self._send(process, {"number": number, "ask": "stop"})
+
+    def _send(self, process: subprocess.Popen, body: dict) -> None:
+        try:
+            process.stdin.write(json.dumps(body).encode() + b"\n")
+            process.stdin.flush()
+        except OSError as error:
+            self._process = None
+            raise WorkFailed("The answering worker ended.", str(error),
+                             "Ask again: it is started anew.") from error
+
+    def _worker(self) -> subprocess.Popen:
+        if self._process is not None and self._process.poll() is None:
+            return self._process
+        self.workspace.make()
+        self._replies = queue.Queue()
+        with (self.workspace.root / "chat.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "lab.worker", "chat"], cwd=PROJECT,
+                env=worker_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=log)
+        threading.Thread(target=_pump, args=(process, self._replies), daemon=True,
+                         name="chat replies").start()
+        self._process = process
+        return process
+
+
+def _pump(process: subprocess.Popen, replies: queue.Queue) -> None:
+    """Move the worker's lines into the queue; None marks its end."""
+    for line in process.stdout:
+        with contextlib.suppress(ValueError):
+            replies.put(json.loads(line))
+    replies.put(None)

@@ -1,0 +1,259 @@
+"""Starts, supervises, stops and resumes training workers; one run at a time."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+from filelock import FileLock, Timeout
+
+from lab.core import checks, events
+from lab.core.problems import BadData, BadSettings, RunError
+from lab.core.settings import STARTER, Settings
+from lab.services import datasets, machine
+from lab.services.runs import Run, Runs, last_words, read_record, status_of, worker_of
+from lab.services.workspace import PROJECT, STARTER_FOLDER, RunFolder, Workspace
+
+QUIET = {  # no pings, no network for what is here, no progress bars in logs
+    "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1",
+}
+NEEDED_GB = 0.2  # of disk before a start: a few checkpoints of a small adapter
+
+
+class Jobs:
+    """The runs of one workspace as work: start, stop, resume, follow."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self.runs = Runs(workspace)
+        self.watched: dict[str, threading.Thread] = {}
+
+    def start(self, settings: Settings, name: str = "",
+              say: Callable[[str], None] = lambda text: None) -> RunFolder:
+        """Check everything, write the run's folder and start its worker.
+
+        `say` is told what is going on. Raises a LabError, before anything is left behind.
+        """
+        self.workspace.make()
+        facts = machine.look(self.workspace.root)
+        refuse(settings, facts)
+        with self._only_one():
+            say("Loading the data")
+            split = datasets.load(settings.data, settings.train.seed)
+            if len(split.train) < settings.train.prompts_per_step:
+                raise BadData("There are fewer rows than questions per step.",
+                              f"{len(split.train)} rows, {settings.train.prompts_per_step} "
+                              "questions a step.",
+                              "Use more rows or lower 'Questions per step'.",
+                              field="train.prompts_per_step")
+            folder = self.workspace.new_run(name)
+            try:
+                datasets.write_split(split, folder.path)
+                _write(folder.settings, record(settings, facts, name, split.notes))
+            except OSError as error:
+                raise RunError("The run's folder could not be written.",
+                               f"{error.strerror or error}.",
+                               "Free some space or give another root with --root.") from error
+            say("Starting the worker")
+            self._launch(folder)
+        return folder
+
+    def resume(self, run_id: str, steps: int | None = None) -> RunFolder:
+        """Go on from the newest checkpoint, up to `steps` in all. Raises RunError."""
+        folder = self.workspace.run(run_id)
+        run = self.runs.get(run_id)
+        if run.settings is None:
+            raise RunError(run.problem.what, run.problem.why, run.problem.next)
+        if run.is_active:
+            raise RunError(f"Run {run_id} is still running.", next="There is nothing to resume.")
+        saved = folder.checkpoints()
+        if not saved:
+            raise RunError(f"Run {run_id} has no checkpoint to resume from.",
+                           "It ended before the first one was saved.",
+                           "Start a new run with the same settings.")
+        settings = run.settings
+        if steps is not None:
+            settings = settings.with_values({"train.max_steps": steps})
+        if settings.train.max_steps <= saved[-1]:
+            raise RunError(f"Run {run_id} has done its {saved[-1]} steps.",
+                           next=f"To go on, ask for more steps than {saved[-1]}.")
+        facts = machine.look(self.workspace.root)
+        refuse(settings, facts)
+        with self._only_one():
+            old = read_record(folder)
+            _write(folder.settings,
+                   record(settings, facts, old.get("name", ""), old.get("notes", []))
+                   | {"created": old.get("created", time.time())})
+            self._launch(folder)
+        return folder
+
+    def stop(self, run_id: str) -> None:
+        """Ask the worker to stop after its step and save the adapter. Raises RunError."""
+        folder = self.workspace.run(run_id)
+        if worker_of(folder) is None:
+            raise RunError(f"Run {run_id} is not running.", next="There is nothing to stop.")
+        folder.control.write_text("stop\n")
+
+    def kill(self, run_id: str) -> None:
+        """End the worker at once. What was logged stays; the newest checkpoint can be resumed."""
+        process = worker_of(self.workspace.run(run_id))
+        if process is not None:
+            for child in [*process.children(recursive=True), process]:
+                with contextlib.suppress(psutil.Error):
+                    child.kill()
+
+    def delete(self, run_id: str) -> None:
+        """Delete a run's folder. Raises RunError while its worker lives."""
+        import shutil
+
+        folder = self.workspace.run(run_id)
+        if worker_of(folder) is not None:
+            raise RunError(f"Run {run_id} is running.", next="Stop it first.")
+        shutil.rmtree(folder.path)
+
+    def wait(self, run_id: str, timeout: float | None = None) -> Run:
+        """Block until the worker has ended (it may belong to another process)."""
+        process = worker_of(self.workspace.run(run_id))
+        if process is not None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.wait(timeout)
+        if thread := self.watched.get(run_id):
+            thread.join(timeout)
+        return self.runs.get(run_id)
+
+    @contextlib.contextmanager
+    def _only_one(self):
+        """Refuse while a run is active; a lock keeps two starts at once apart."""
+        lock = FileLock(self.workspace.root / ".start.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RunError("Another run is just being started.",
+                           next="Wait a moment, then look at the Train tab.") from None
+        except OSError as error:
+            raise RunError(f"The folder {self.workspace.root} cannot be written.",
+                           f"{error.strerror or error}.",
+                           "Give another one with --root or GRPO_LAB_HOME.") from error
+        try:
+            if run := self.runs.active():
+                raise RunError(f"Run {run.id} is still training (step {run.step} of {run.steps}).",
+                               "One run at a time uses this machine.",
+                               "Stop it or wait for its end, then start again.")
+            yield
+        finally:
+            lock.release()
+
+    def _launch(self, folder: RunFolder) -> None:
+        folder.control.unlink(missing_ok=True)
+        with folder.log.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "lab.worker", "train", str(folder.path)],
+                cwd=PROJECT, env=worker_environment(), stdin=subprocess.DEVNULL, stdout=log,
+                stderr=subprocess.STDOUT, start_new_session=True)
+        _write(folder.process, {"pid": process.pid, "launched": time.time(),
+                                "created": psutil.Process(process.pid).create_time()})
+        watcher = threading.Thread(target=supervise, args=(folder, process), daemon=True,
+                                   name=f"supervisor {folder.id}")
+        self.watched[folder.id] = watcher
+        watcher.start()
+
+
+def supervise(folder: RunFolder, process: subprocess.Popen) -> None:
+    """Wait for a worker's end; if it said no last word, write down for it what is known."""
+    code = process.wait()
+    log = Runs(Workspace(folder.path.parent)).log(folder.id)
+    if isinstance(log.last, events.LAST):
+        return
+    _, problem = status_of(folder, log)
+    why = (f"It was ended by signal {-code}, perhaps for lack of memory."
+           if code < 0 else last_words(folder) or f"Its exit status was {code}.")
+    with contextlib.suppress(OSError):
+        writer = events.EventWriter(folder.events)
+        writer(events.Failed(log.steps[-1] if log.steps else 0, problem.what, why, problem.next))
+        writer.close()
+
+
+def refuse(settings: Settings, facts: checks.Machine) -> None:
+    """Raise BadSettings with every error of these settings on this machine."""
+    wrong = checks.errors_of(settings, facts)
+    if wrong:
+        first = wrong[0]
+        more = " ".join(str(p) for p in wrong[1:])
+        raise BadSettings(first.what, first.why, f"{first.next} {more}".strip(), first.field)
+    model_folder(settings)
+    if facts.free_disk_gb < NEEDED_GB:
+        raise RunError("The disk is full.", f"{facts.free_disk_gb} GB are free where runs are "
+                       "kept.", "Free some space, or give another root with --root.")
+
+
+def model_folder(settings: Settings) -> str:
+    """Where the base model's files are: a folder, or a Hub id as it is.
+
+    Raises BadSettings for a folder without a model in it, and when the lengths are more than
+    its `max_position_embeddings`.
+    """
+    name = settings.model.name.strip()
+    folder = STARTER_FOLDER if name == STARTER else Path(name).expanduser()
+    looks_local = name == STARTER or folder.exists() or name.startswith((".", "/", "~", "\\"))
+    if not looks_local:
+        parts = name.split("/")
+        if len(parts) != 2 or not all(parts) or any(c.isspace() for c in name):
+            raise BadSettings(f"There is no model {name!r}.", "It is neither a folder here nor a "
+                              "Hub id (owner/name).", f"Try '{STARTER}', which ships with the lab.",
+                              "model.name")
+        return name
+    if not (folder / "config.json").is_file():
+        raise BadSettings(f"{folder} is not a model.", "There is no config.json in it.",
+                          "Give the folder that holds config.json and model.safetensors.",
+                          "model.name")
+    if not any(folder.glob("*.safetensors")):
+        raise BadSettings(f"{folder} has no weights.", "There is no .safetensors file in it.",
+                          "Give the folder that holds config.json and model.safetensors.",
+                          "model.name")
+    try:
+        longest = json.loads((folder / "config.json").read_text())["max_position_embeddings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        longest = None
+    if isinstance(longest, int) and settings.model.max_seq_length > longest:
+        raise BadSettings(f"'Longest sequence' is more than the model allows: "
+                          f"{settings.model.max_seq_length}.", f"{name} was made for {longest} "
+                          "tokens.", f"Set it to {longest} or less.", "model.max_seq_length")
+    return str(folder.resolve())
+
+
+def record(settings: Settings, facts: checks.Machine, name: str, notes: list[str]) -> dict:
+    """What settings.json holds: every setting as chosen, and as it took effect here."""
+    stack = checks.choose_stack(settings.hardware.stack, facts)
+    train = settings.train
+    return {
+        "format": 1, "name": name, "created": time.time(), "settings": settings.to_dict(),
+        "effective": {
+            "model": model_folder(settings),
+            "per_device_train_batch_size": train.per_device_train_batch_size(),
+            "gradient_accumulation_steps": train.gradient_accumulation_steps(),
+            "threads": settings.hardware.threads or facts.cores,
+        },
+        "stack": {"value": stack.value, "why": stack.why},
+        "notes": notes, "versions": facts.packages, "python": facts.python,
+        "system": facts.system,
+    }
+
+
+def worker_environment() -> dict[str, str]:
+    """Our environment plus what keeps the libraries quiet; never anything taken away."""
+    path = os.pathsep.join(p for p in (str(PROJECT), os.environ.get("PYTHONPATH")) if p)
+    return {**os.environ, **QUIET, "PYTHONPATH": path}
+
+
+def _write(path: Path, body: dict) -> None:
+    """Replace a JSON file in one move, so that no reader ever sees half of it."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps(body, indent=1, ensure_ascii=False), encoding="utf-8")
+    draft.replace(path)
