@@ -112,9 +112,9 @@ class Form:
 
     # from widgets to settings and back
 
-    def inputs(self) -> dict[str, Component]:
-        """All widgets by key, for `inputs_kwargs=`."""
-        return dict(self.widgets)
+    def inputs(self, group: str = "") -> dict[str, Component]:
+        """All widgets by key, or those of one group, for `inputs_kwargs=`."""
+        return {key: made for key, made in self.widgets.items() if key.startswith(group)}
 
     def outputs(self) -> list[Component]:
         return list(self.widgets.values())
@@ -137,7 +137,7 @@ class Form:
             if wrong:
                 found.append(Problem(f"'{label}' {wrong}.", field=key))
         if not any(p.field.startswith("rewards.") for p in found):
-            wrong = problem_of(setting_named(REWARD_LIST), self._chosen(values))
+            wrong = problem_of(setting_named(REWARD_LIST), self.chosen(values))
             if wrong:
                 sentence = wrong.removeprefix("cannot be used: ")
                 found.append(Problem(f"{sentence}.", field=REWARD_LIST))
@@ -149,9 +149,10 @@ class Form:
         for problem in self.problems(values):
             raise BadSettings(problem.what, problem.why, problem.next, problem.field)
         found = {key: value for key, value in values.items() if not key.startswith("rewards.")}
-        return self.first.with_values(found | {REWARD_LIST: self._chosen(values)})
+        return self.first.with_values(found | {REWARD_LIST: self.chosen(values)})
 
-    def _chosen(self, values: Mapping[str, Any]) -> tuple[Chosen, ...]:
+    def chosen(self, values: Mapping[str, Any]) -> tuple[Chosen, ...]:
+        """The rewards that are switched on, as they stand; `problems` says whether they can be."""
         if not any(key.startswith("rewards.") for key in values):
             return self.first.rewards.chosen
         return tuple(

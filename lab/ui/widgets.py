@@ -1,8 +1,11 @@
 """Small pieces that several tabs use: a Problem as a panel or a toast, tables and bars of HTML."""
 
+import asyncio
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from html import escape
 from typing import Any
 
@@ -12,6 +15,7 @@ from lab.core.knobs import plain
 from lab.core.problems import LabError, Problem, explain
 
 QUIET = {"api_visibility": "private", "show_progress": "hidden"}  # for every handler of ours
+FRAME = 0.08  # seconds between two updates of a stream
 FREE = QUIET | {"concurrency_limit": None}  # for those that are quick and share nothing
 
 
@@ -92,3 +96,43 @@ def number(value: float | None, digits: int = 2) -> str:
     if value is None:
         return "–"
     return plain(round(value, digits)) if float(value).is_integer() else f"{value:.{digits}f}"
+
+
+async def streamed(start: Callable[[threading.Event], Iterable[Any]]) -> AsyncIterator[Any]:
+    """The newest item, again and again, of a blocking iterator that runs in a thread.
+
+    `start` gets an event that is set when the reader goes away (Stop, reload), and must end then.
+    Whatever it raises is raised here.
+    """
+    loop, items, stop = asyncio.get_running_loop(), asyncio.Queue(), threading.Event()
+
+    def put(item: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the app is going down
+            loop.call_soon_threadsafe(items.put_nowait, item)
+
+    def work() -> None:
+        try:
+            for item in start(stop):
+                put((item, None))
+        except Exception as error:
+            put((None, error))
+        finally:
+            put(None)
+
+    threading.Thread(target=work, daemon=True, name="stream").start()
+    try:
+        while True:
+            batch = [await items.get()]
+            while not items.empty():
+                batch.append(items.get_nowait())
+            for item in batch:
+                if item is not None and item[1] is not None:
+                    raise item[1]
+            news = [item for item in batch if item is not None]
+            if news:
+                yield news[-1][0]
+            if batch[-1] is None:
+                return
+            await asyncio.sleep(FRAME)
+    finally:
+        stop.set()

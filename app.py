@@ -1,0 +1,56 @@
+"""Opens the lab: `python app.py`. This process serves the page and never imports torch."""
+
+import argparse
+import os
+import signal
+import sys
+import threading
+
+
+def main() -> int:
+    options = read_options()
+    # Before gradio is imported: nothing is sent anywhere, whatever the environment says.
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1",
+                   "DO_NOT_TRACK": "1"}
+    from lab.core.problems import LabError
+    from lab.services.lab import Lab
+    from lab.ui.build import check_port, launch
+
+    lab = Lab.at(options.root, options.allow_code)
+    try:
+        lab.workspace.make()
+        check_port(options.host, options.port)
+        page, url = launch(lab, options.host, options.port, options.share)
+    except LabError as error:
+        print(f"GRPO Lab cannot start. {error}", file=sys.stderr)
+        return 1
+    print(f"GRPO Lab is open at {url} (Ctrl-C ends it; a run that trains goes on)", flush=True)
+    end = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: end.set())
+    end.wait()
+    lab.chat.close()
+    page.close(verbose=False)
+    return 0
+
+
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="GRPO Lab: teach a language model by rewards.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to serve at (%(default)s)")
+    parser.add_argument("--port", type=port, default=7860, help="port (%(default)s)")
+    parser.add_argument("--root", help="folder of all runs ($GRPO_LAB_HOME, else ./runs)")
+    parser.add_argument("--allow-code", action="store_true",
+                        help="allow own reward code; this version has none, so it changes nothing")
+    parser.add_argument("--share", action="store_true",
+                        help="also open a public link: who has it can train on this machine")
+    return parser.parse_args()
+
+
+def port(text: str) -> int:
+    if text.isdecimal() and 1 <= int(text) <= 65535:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no port: give a number from 1 to 65535")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

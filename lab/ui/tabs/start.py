@@ -1,0 +1,218 @@
+"""The Start tab: pick a recipe, see what this machine can do and what is wrong, press Start."""
+
+import asyncio
+import sys
+import time
+import traceback
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from html import escape
+
+import gradio as gr
+
+from lab.core.catalog import DEFAULT_RECIPE, RECIPES
+from lab.core.checks import Machine, choose_stack
+from lab.core.problems import LabError, Problem, explain
+from lab.core.rewards.registry import format_chosen
+from lab.core.settings import ALL, Settings
+from lab.services import machine
+from lab.services.lab import Lab
+from lab.services.runs import Run
+from lab.ui.forms import Form
+from lab.ui.widgets import QUIET, number, problems_html
+
+NO_RUNS = "No runs yet. Pick a recipe and press Start."
+SHOWN_RUNS = 5
+SHOWN_CHANGES = 6
+
+
+class RecipeCards(gr.HTML):
+    """Buttons that look like cards; the value is the key of the recipe that was taken last."""
+
+    def __init__(self, facts: Machine, **look) -> None:
+        super().__init__(
+            value=DEFAULT_RECIPE, html_template=_cards(facts), apply_default_css=False,
+            js_on_load="""
+const cards = [...element.querySelectorAll('.recipe')];
+const show = () => cards.forEach(
+  card => card.setAttribute('aria-pressed', String(card.dataset.recipe === props.value)));
+cards.forEach(card => card.addEventListener('click', () => {
+  props.value = card.dataset.recipe; show(); trigger('select'); }));
+watch('value', show);
+show();""", **look)
+
+
+@dataclass
+class StartTab:
+    """The parts that other tabs and the page fill or wait for."""
+
+    cards: RecipeCards
+    summary: gr.HTML
+    problems: gr.HTML
+    name: gr.Textbox
+    start: gr.Button
+    said: gr.HTML
+    runs: gr.HTML
+    machine: gr.HTML
+
+
+def build_tab(lab: Lab, form: Form) -> StartTab:
+    facts = machine.look(lab.workspace.root)
+    with gr.Row(elem_classes="columns"):
+        with gr.Column(scale=5, min_width=320):
+            gr.HTML("<h2>Pick a recipe</h2>")
+            cards = RecipeCards(facts, elem_id="recipes")
+            summary = gr.HTML(elem_id="summary")
+        with gr.Column(scale=3, min_width=300, elem_classes="side"):
+            with gr.Column(elem_classes="panel go"):
+                problems = gr.HTML(elem_id="problems")
+                name = gr.Textbox(label="Name of the run", placeholder="optional", max_lines=1,
+                                  max_length=80, elem_id="run-name")
+                start = gr.Button("Start", variant="primary", size="lg", elem_id="start")
+                said = gr.HTML(elem_id="start-said")
+            about = gr.HTML(machine_html(facts), elem_id="machine")
+    gr.HTML("<h2>Last runs</h2>")
+    runs = gr.HTML(elem_id="last-runs")
+    return StartTab(cards, summary, problems, name, start, said, runs, about)
+
+
+def wire(tab: StartTab, lab: Lab, form: Form, tabs: gr.Tabs) -> None:
+    """Events, once every widget of the form exists."""
+
+    @tab.start.click(inputs=[tab.name], inputs_kwargs=form.inputs(),
+                     outputs=[tab.start, tab.said, tab.runs, tabs],
+                     trigger_mode="once", concurrency_id="start", concurrency_limit=1, **QUIET)
+    async def start(name: str, **values) -> AsyncIterator[tuple]:
+        wait = gr.Button("Starting …", interactive=False)
+        yield wait, _said("Checking the settings"), gr.skip(), gr.skip()
+        told: asyncio.Queue[str] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        work = asyncio.create_task(asyncio.to_thread(
+            lambda: lab.jobs.start(form.read(values), name.strip(),
+                                   lambda text: loop.call_soon_threadsafe(told.put_nowait, text))))
+        while not work.done():
+            news = asyncio.create_task(told.get())
+            await asyncio.wait({work, news}, return_when=asyncio.FIRST_COMPLETED)
+            if news.done():
+                yield wait, _said(news.result()), gr.skip(), gr.skip()
+            else:
+                news.cancel()
+        ready = gr.Button("Start", interactive=True)
+        if (error := work.exception()) is not None:
+            if not isinstance(error, LabError):
+                traceback.print_exception(error, file=sys.stderr)
+            yield ready, refusal_html(explain(error)), gr.skip(), gr.skip()
+        else:
+            yield ready, "", runs_html(lab.runs.all()), gr.Tabs(selected="train")
+
+
+def _said(text: str) -> str:
+    return f"<p class='busy' role='status'>{escape(text)} …</p>"
+
+
+def refusal_html(problem: Problem) -> str:
+    return f"<div role='alert'>{problems_html([problem])}</div>"
+
+
+def _cards(facts: Machine) -> str:
+    cuda = choose_stack("auto", facts).value == "gpu"
+    cards = []
+    for recipe in RECIPES.values():
+        if not recipe.needs_gpu:
+            badge = "<span class='badge fits'>runs here</span>"
+        elif cuda:
+            badge = "<span class='badge fits'>uses the GPU here</span>"
+        else:
+            badge = "<span class='badge needs'>needs a GPU</span>"
+        cards.append(
+            f"<button type='button' class='recipe' data-recipe='{escape(recipe.key)}' "
+            f"aria-pressed='false'><span class='title'>{escape(recipe.title)}</span>"
+            f"<span class='text'>{escape(recipe.summary)}</span>{badge}</button>")
+    return f"<div class='recipes' role='group' aria-label='Recipes'>{''.join(cards)}</div>"
+
+
+def machine_html(facts: Machine) -> str:
+    stack = choose_stack("auto", facts)
+    rows = [("Stack", f"{stack.value}, because {stack.why}")]
+    rows += [("GPU", f"{gpu.name}, {gpu.free_gb:.0f} of {gpu.memory_gb:.0f} GB free")
+             for gpu in facts.gpus]
+    rows += [
+        ("CPU cores", str(facts.cores)),
+        ("Memory", f"{facts.free_memory_gb:.1f} of {facts.memory_gb:.1f} GB free"),
+        ("Disk", f"{facts.free_disk_gb:.0f} GB free where runs are kept"),
+        ("System", facts.system),
+    ]
+    versions = [("Python", facts.python), *facts.packages.items()]
+
+    def listed(pairs: Sequence[tuple[str, str]]) -> str:
+        return "".join(f"<dt>{escape(a)}</dt><dd>{escape(b)}</dd>" for a, b in pairs)
+
+    return (f"<section class='panel machine'><h3>This machine</h3><dl>{listed(rows)}</dl>"
+            f"<details><summary>Versions</summary><dl>{listed(versions)}</dl></details></section>")
+
+
+def summary_html(settings: Settings, recipe: str) -> str:
+    """What Start will run, and where it differs from the recipe."""
+    train, lora = settings.train, settings.lora
+    steps = (f"{settings.model.name} with LoRA rank {lora.rank} learns for {train.max_steps} "
+             f"steps, each of {train.prompts_per_step} questions × {train.num_generations} "
+             f"answers, from {_source(settings)}.")
+    rewards = "Rewarded: " + ", ".join(
+        f"{c.name} × {number(c.weight)}" for c in settings.rewards.chosen) + "."
+    changes = RECIPES[recipe].settings().differences(settings) if recipe in RECIPES else {}
+    text = f"<p>{escape(steps)} {escape(rewards)}</p>"
+    if changes:
+        labels = {s.key: s.knob.label for s in ALL}
+        shown = [f"<li>{escape(labels[key])}: <b>{escape(_short(now))}</b> "
+                 f"<span class='was'>instead of {escape(_short(was))}</span></li>"
+                 for key, (was, now) in list(changes.items())[:SHOWN_CHANGES]]
+        if len(changes) > SHOWN_CHANGES:
+            shown.append(f"<li>and {len(changes) - SHOWN_CHANGES} more</li>")
+        text += (f"<p>Changed from the recipe (press its card again to take it back):</p>"
+                 f"<ul>{''.join(shown)}</ul>")
+    return f"<div class='summary'>{text}</div>"
+
+
+def _source(settings: Settings) -> str:
+    data = settings.data
+    return {"word-problems": f"word problems of level {data.level}", "gsm8k": "GSM8K",
+            "hub": data.path or "a Hub dataset", "file": data.path or "a file of yours",
+            }[data.source]
+
+
+def _short(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, tuple):
+        value = (format_chosen(value) if value and not isinstance(value[0], str)
+                 else ", ".join(value))
+    text = " ".join(str(value).split()) or "nothing"
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def runs_html(runs: Sequence[Run]) -> str:
+    """The newest runs with their status and how the reward moved."""
+    if not runs:
+        return f"<p class='empty'>{NO_RUNS}</p>"
+    rows = "".join(
+        f"<tr data-run='{escape(run.id)}' data-status='{run.status}'>"
+        f"<th scope='row'>{escape(run.name)}</th>"
+        f"<td><span class='status {run.status}'>{run.status}</span></td>"
+        f"<td class='number'>{run.step} / {run.steps}</td>"
+        f"<td class='number'>{_moved(run)}</td><td>{_when(run.created)}</td></tr>"
+        for run in runs[:SHOWN_RUNS])
+    more = (f"<p class='more'>{len(runs) - SHOWN_RUNS} more under Runs &amp; export.</p>"
+            if len(runs) > SHOWN_RUNS else "")
+    return ("<div class='table' tabindex='0'><table><thead><tr><th>Run</th><th>Status</th>"
+            "<th class='number'>Step</th><th class='number'>Reward, first → last</th>"
+            f"<th>Started</th></tr></thead><tbody>{rows}</tbody></table></div>{more}")
+
+
+def _moved(run: Run) -> str:
+    if run.reward_first is None:
+        return "–"
+    return f"{number(run.reward_first)} → {number(run.reward_last)}"
+
+
+def _when(created: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(created)) if created else "–"
