@@ -1,6 +1,6 @@
 # The commands of GRPO Lab. `make lab` takes a fresh machine to the open lab.
 # STACK=cpu|gpu overrides the choice of packages; ARGS="--port 8000" reaches the command that is started.
-.PHONY: lab setup test bench check
+.PHONY: lab setup test bench check python
 PYTHON ?= python3
 ifeq ($(OS),Windows_NT)
 VENV_PYTHON := .venv/Scripts/python.exe
@@ -12,16 +12,20 @@ export STACK
 lab: setup
 	@exec $(VENV_PYTHON) app.py $(ARGS)
 
-setup:
+setup: python
 	@$(PYTHON) tools/bootstrap.py
 
-test:
+test: python
 	@$(PYTHON) tools/bootstrap.py --tests --browser
 	@$(VENV_PYTHON) -m pytest $(ARGS)
 
 bench: setup
 	@$(VENV_PYTHON) -m benchmarks $(ARGS)
 
-check:
+check: python
 	@$(PYTHON) tools/bootstrap.py --tests
 	@$(VENV_PYTHON) -m ruff check .
+
+python:
+	@command -v $(PYTHON) >/dev/null || { echo "Nothing was set up, because there is no $(PYTHON) on PATH;" \
+		"install Python 3.11, 3.12 or 3.13 or name one with make PYTHON=..." >&2; exit 2; }

@@ -330,7 +330,7 @@ def test_a_folder_that_cannot_be_written_is_named(tree):
 def test_a_full_disk_is_refused_before_anything_is_installed():
     with pytest.raises(bootstrap.Problem, match=r"about 3 GB of disk and 1\.2 GB are free"):
         bootstrap.refuse_full_disk("cpu", 1.2e9)
-    with pytest.raises(bootstrap.Problem, match="about 15 GB"):
+    with pytest.raises(bootstrap.Problem, match="about 16 GB"):
         bootstrap.refuse_full_disk("gpu", 14e9)
     bootstrap.refuse_full_disk("cpu", 4e9)
 

@@ -33,10 +33,10 @@ STARTED = time.monotonic()
 PYTHONS = ((3, 12), (3, 13), (3, 11))  # in the order they are looked for
 STACK_FILES = {"cpu": "requirements-cpu.txt", "gpu": "requirements.txt"}
 TEST_FILE = "requirements-test.txt"
-SPACE_GB = {"cpu": 3, "gpu": 15}  # .venv, and the downloads while pip works
+SPACE_GB = {"cpu": 3, "gpu": 16}  # .venv, the downloads and pip's cache of them
 FORECAST = {
     "cpu": "about 2 GB on disk and 2 to 6 minutes",
-    "gpu": "about 12 GB on disk and 10 to 30 minutes",
+    "gpu": "about 9 GB on disk and 5 to 30 minutes",
 }
 GPU_DRIVER = 580  # the first that runs CUDA 13, which torch and vllm are built with
 GPU_CAPABILITY = 7.5  # CUDA 13 knows no older GPU
@@ -54,10 +54,15 @@ BROWSER_PATHS = (
 )
 
 PROBE_PYTHON = """
-import importlib.util, json, sys
+import json, sys
+try:
+    import venv
+    from ensurepip import version  # Debian leaves this module out of its python3
+    able = True
+except ImportError:
+    able = False
 base = getattr(sys, "_base_executable", None) or sys.executable
-venv = all(importlib.util.find_spec(name) for name in ("venv", "ensurepip"))
-print(json.dumps([list(sys.version_info[:2]), base, venv]))
+print(json.dumps([list(sys.version_info[:2]), base, able]))
 """
 
 
