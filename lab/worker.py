@@ -72,17 +72,19 @@ def read_lines(path: Path) -> list[dict]:
 
 
 def run_chat() -> int:
+    channel = claim_stdout()
     from lab.backends.chat import serve
 
-    return serve(sys.stdin.buffer, claim_stdout())
+    return serve(sys.stdin.buffer, channel)
 
 
 def run_eval() -> int:
+    channel = claim_stdout()
     request = json.loads(sys.stdin.buffer.readline())
     go_offline_for(request["model"])
     from lab.backends.evaluate import serve
 
-    return serve(request, claim_stdout())
+    return serve(request, channel)
 
 
 def claim_stdout():

@@ -33,7 +33,7 @@ def load_model(model: str):
 
 
 def load_adapter(base, folder: Path, name: str):
-    """Add an adapter to a base model (or to one with adapters). Raises BadModel if it does not fit."""
+    """Add an adapter to a base model, or to one with adapters. Raises BadModel if it misfits."""
     if not (folder / "adapter_model.safetensors").is_file():
         raise BadModel(f"There is no adapter in {folder}.",
                        "adapter_model.safetensors is missing.",

@@ -107,7 +107,7 @@ def read_line(line: str) -> tuple[float, Event] | None:
 
 
 class EventWriter:
-    """Appends events to a file, flushed line by line, so that a kill loses nothing that was said."""
+    """Appends events to a file, flushed line by line: a kill loses nothing that was said."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""One setting's facts (label, help, range, choices), and how a value of it is checked and read from text."""
+"""One setting's facts (label, help, range, choices), and how its values are checked and read."""
 
 import math
 import typing

@@ -1,4 +1,4 @@
-"""Our own metrics of a rollout, defined once and the same for every version of TRL; and which chart shows what."""
+"""Our own metrics of a rollout, the same for every version of TRL; and which chart shows what."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Every setting of a run, in frozen groups. Form, checks, command line, record and docs derive from here."""
+"""Every setting of a run, in frozen groups: form, checks, commands, record and docs derive from it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -236,7 +236,7 @@ class Settings:
         return cls().with_values(values)
 
     def with_values(self, values: Mapping[str, Any]) -> "Settings":
-        """A copy with {"train.beta": 0.04, ...} set. Raises BadSettings naming the first bad one."""
+        """A copy with {"train.beta": 0.04, ...} set. Raises BadSettings for the first bad one."""
         changed: dict[str, dict[str, Any]] = {}
         for key, value in values.items():
             setting = setting_named(key)

@@ -1,4 +1,4 @@
-"""One answering worker for the app: streams base and tuned answers, shows prompts, proves adapters."""
+"""One answering worker for the app: streams answers, shows exact prompts, proves adapters live."""
 
 import contextlib
 import itertools
@@ -27,7 +27,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Update:
-    """The text of one side so far. `tokens` counts the answer's; `cut`: it hit the longest length."""
+    """The text of one side so far. `tokens` counts the answer's; `cut`: it hit the limit."""
 
     side: int
     text: str

@@ -141,6 +141,12 @@ class RunLog:
             values = [v for v in self.metrics.get(name, ())[first:last] if not math.isnan(v)]
         return sum(values) / len(values) if values else None
 
+    def curves(self) -> dict[str, list[float]]:
+        """Every metric's values, NaN left out."""
+        with self._lock:
+            return {name: [v for v in column if not math.isnan(v)]
+                    for name, column in self.metrics.items()}
+
     def groups_at(self, step: int | None = None) -> tuple[int, list[dict]] | None:
         """(step, groups) of the samples at `step`, or the newest; None if there are none."""
         with self._lock:

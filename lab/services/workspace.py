@@ -119,7 +119,7 @@ class Workspace:
         return sorted(found, key=lambda folder: folder.id, reverse=True)
 
     def run(self, run_id: str) -> RunFolder:
-        """An existing run by its id. Raises RunError, also for anything that is not a plain name."""
+        """An existing run by its id. Raises RunError, also for what is not a plain name."""
         folder = RunFolder(self.root / run_id)
         if not _is_run_id(run_id) or not folder.settings.exists():
             there = ", ".join(f.id for f in self.folders()[:5]) or "no runs yet"
