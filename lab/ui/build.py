@@ -33,20 +33,9 @@ LARGEST_UPLOAD = "200mb"
 FACTS_AGE = 20.0  # seconds for which the facts of the machine are not looked at again
 
 
-class RunChip(gr.HTML):
-    """The run that trains, or the newest one, in the header. Pulls by itself; triggers `change`
-    when a run starts or ends, and `select` when it is pressed."""
-
-    def __init__(self, lab: Lab) -> None:
-        def newest_run(*_) -> dict:
-            return chip_of(lab)
-
-        super().__init__(
-            value="", apply_default_css=False, server_functions=[newest_run],
-            html_template="<button type='button' id='active-run' class='chip' data-status='' "
-            "data-step='' title='Go to the Train tab'><span class='dot'></span>"
-            "<span class='text'>…</span></button>",
-            js_on_load="""
+CHIP = ("<button type='button' id='active-run' class='chip' data-status='' data-step='' "
+        "title='Go to the Train tab'><span class='dot'></span><span class='text'>…</span></button>")
+CHIP_JS = """
 const chip = element.querySelector('.chip'), text = chip.querySelector('.text');
 let busy = false, before = null;
 async function look() {
@@ -54,8 +43,8 @@ async function look() {
   busy = true;
   try {
     const run = await server.newest_run();
-    chip.dataset.status = run.status; chip.dataset.step = run.step;
-    chip.dataset.run = run.run; text.textContent = run.text;
+    chip.dataset.status = run.status; chip.dataset.step = run.step; chip.dataset.run = run.run;
+    text.textContent = run.text;
     const now = run.run + ' ' + run.status;
     if (before !== null && now !== before) trigger('change');
     before = now;
@@ -65,7 +54,19 @@ async function look() {
 chip.addEventListener('click', () => trigger('select'));
 const timer = setInterval(() => element.isConnected ? look() : clearInterval(timer), 1500);
 document.addEventListener('visibilitychange', look);
-look();""")
+look();"""
+
+
+def run_chip(lab: Lab) -> gr.HTML:
+    """The run that trains, or the newest one, in the header. Pulls by itself; triggers `change`
+    when a run starts or ends, and `select` when it is pressed."""
+
+    def newest_run(*_) -> dict:
+        return chip_of(lab)
+
+    # Not a subclass: gradio writes a .pyi file beside each module that has one.
+    return gr.HTML("", html_template=CHIP, js_on_load=CHIP_JS, apply_default_css=False,
+                   server_functions=[newest_run])
 
 
 def chip_of(lab: Lab) -> dict:
@@ -86,7 +87,7 @@ def build(lab: Lab) -> gr.Blocks:
         with gr.Row(elem_classes="header"):
             gr.HTML("<h1>GRPO Lab</h1><p>Teach a language model by rewards, and watch it learn."
                     "</p>", elem_classes="name", scale=1)
-            chip = RunChip(lab)
+            chip = run_chip(lab)
         with gr.Tabs(selected="start", elem_id="tabs") as tabs:
             with gr.Tab("Start", id="start", elem_id="tab-start") as tab_start:
                 on_start = start.build_tab(lab, form)
@@ -159,9 +160,10 @@ def _watch(page: gr.Blocks, lab: Lab, form: Form, on_start: start.StartTab,
     restored = page.load(restore, draft, [on_start.cards, on_start.machine, *form.outputs()],
                          **FREE)
     taken = on_start.cards.select(take, on_start.cards, form.outputs(), **FREE)
-    # `then` as well as `change`: widgets of tabs that were never opened do not tell of changes.
-    for when in (restored.then, taken.then,
-                 partial(gr.on, [widget.change for widget in form.widgets.values()])):
+    # `input` is a person's change. `change` would come once for each of the many widgets that a
+    # recipe sets, with half of them still as they were.
+    for when in (restored.then, taken.then, *(event.then for event in form.shown_by),
+                 partial(gr.on, [widget.input for widget in form.widgets.values()])):
         when(check, [marked, on_start.cards], [*shown, *form.outputs()],
              inputs_kwargs=form.inputs(), trigger_mode="always_last", **FREE)
 

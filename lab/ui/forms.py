@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 from gradio.components import Component
+from gradio.events import Dependency
 
 from lab.core import knobs
 from lab.core.catalog import DEFAULT_RECIPE, RECIPES
@@ -30,11 +31,17 @@ class Form:
             settings = form.read(values)
 
         button.click(start, [name], outputs, inputs_kwargs=form.inputs())
+
+    An event that puts values into the widgets must be listed in `shown_by`, so that problems,
+    summaries and the draft follow:
+
+        form.shown_by.append(fork.click(lambda run: form.show(run.settings), ..., form.outputs()))
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.first = settings or RECIPES[DEFAULT_RECIPE].settings()
         self.widgets: dict[str, Component] = {}
+        self.shown_by: list[Dependency] = []  # events of tabs that put values into the widgets
         self.looks: dict[str, tuple[Knob, Any]] = {}  # the knob and the type of each widget
 
     # making widgets
@@ -185,11 +192,12 @@ class Form:
         for problem in problems:
             if problem.field in self.widgets:
                 wrong.setdefault(problem.field, []).append(str(problem))
-        updates = {self.widgets[key]: gr.update(info=self.looks[key][0].help or None)
-                   for key in marked.split() if key in self.widgets and key not in wrong}
-        for key, sentences in wrong.items():
-            text = html.escape(" ".join(sentences))
-            updates[self.widgets[key]] = gr.update(info=f"<span class='wrong'>{text}</span>")
+        updates = {}
+        for key in {*marked.split(), *wrong} & {*self.widgets}:
+            widget, help = self.widgets[key], self.looks[key][0].help or None
+            info = " ".join(wrong[key]) if key in wrong else help
+            classes = [*widget.elem_classes, "wrong-field"] if key in wrong else widget.elem_classes
+            updates[widget] = gr.update(info=info, elem_classes=classes)
         return updates, " ".join(wrong)
 
 

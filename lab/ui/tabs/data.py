@@ -102,7 +102,6 @@ def wire(tab: DataTab, lab: Lab, form: Form) -> None:
                 gr.Dropdown(choices=["", *columns], value=answer),
                 columns_html(columns, question, answer)]
 
-    @tab.upload.upload(inputs=tab.upload, outputs=[*mapping, tab.columns], **QUIET)
     @explained
     def take_upload(path: str) -> list:
         kept = keep_upload(Path(path), lab.workspace.make().uploads)
@@ -112,12 +111,15 @@ def wire(tab: DataTab, lab: Lab, form: Form) -> None:
             kept.unlink(missing_ok=True)
             raise
 
-    @tab.read_columns.click(inputs_kwargs=form.inputs("data."), outputs=[*mapping, tab.columns],
-                            **QUIET)
     @explained
     def read_columns(**values) -> list:
         where = ("data.source", "data.path", "data.subset", "data.split")
         return mapped(Settings().with_values({key: values[key] for key in where}).data)
+
+    form.shown_by += [
+        tab.upload.upload(take_upload, tab.upload, [*mapping, tab.columns], **QUIET),
+        tab.read_columns.click(read_columns, None, [*mapping, tab.columns],
+                               inputs_kwargs=form.inputs("data."), **QUIET)]
 
     @tab.preview.click(inputs=[tab.row], inputs_kwargs=form.inputs(),
                        outputs=[tab.preview, tab.counts, tab.row, tab.prompt, tab.lengths],

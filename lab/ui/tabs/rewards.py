@@ -69,7 +69,7 @@ def wire(tab: RewardsTab, form: Form, triggers: Sequence[Callable]) -> None:
         return presets()[label]
 
     @gr.on([*triggers, tab.completion.change, tab.answer.change,
-            *(widget.change for widget in rewards.values())],
+            *(widget.input for widget in rewards.values())],
            inputs=[tab.completion, tab.answer], inputs_kwargs=rewards, outputs=tab.table,
            trigger_mode="always_last", **FREE)
     @explained

@@ -26,27 +26,21 @@ SHOWN_RUNS = 5
 SHOWN_CHANGES = 6
 
 
-class RecipeCards(gr.HTML):
-    """Buttons that look like cards; the value is the key of the recipe that was taken last."""
-
-    def __init__(self, facts: Machine, **look) -> None:
-        super().__init__(
-            value=DEFAULT_RECIPE, html_template=_cards(facts), apply_default_css=False,
-            js_on_load="""
+CARDS_JS = """
 const cards = [...element.querySelectorAll('.recipe')];
 const show = () => cards.forEach(
   card => card.setAttribute('aria-pressed', String(card.dataset.recipe === props.value)));
 cards.forEach(card => card.addEventListener('click', () => {
   props.value = card.dataset.recipe; show(); trigger('select'); }));
 watch('value', show);
-show();""", **look)
+show();"""
 
 
 @dataclass
 class StartTab:
     """The parts that other tabs and the page fill or wait for."""
 
-    cards: RecipeCards
+    cards: gr.HTML  # its value is the key of the recipe that was taken last
     summary: gr.HTML
     problems: gr.HTML
     name: gr.Textbox
@@ -61,7 +55,8 @@ def build_tab(lab: Lab, form: Form) -> StartTab:
     with gr.Row(elem_classes="columns"):
         with gr.Column(scale=5, min_width=320):
             gr.HTML("<h2>Pick a recipe</h2>")
-            cards = RecipeCards(facts, elem_id="recipes")
+            cards = gr.HTML(DEFAULT_RECIPE, html_template=_cards(facts), js_on_load=CARDS_JS,
+                            apply_default_css=False, elem_id="recipes")
             summary = gr.HTML(elem_id="summary")
         with gr.Column(scale=3, min_width=300, elem_classes="side"):
             with gr.Column(elem_classes="panel go"):
