@@ -1,0 +1,332 @@
+"""The live view of a run: one gr.HTML that pulls rows from the server and draws them in the browser.
+
+The browser (assets/live.js) asks `tick` once a second and gets only what is new: under 1 KiB,
+however long the run. What is big travels only when it is needed: `history` when a run is opened,
+`groups` when new answers are there and in view. Everything here only reads, for anyone can call it.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import plotly
+
+from lab.core.metrics import CHARTS, Chart, names_in
+from lab.core.problems import LabError, Problem, explain
+from lab.core.rewards.registry import REWARDS
+from lab.services.lab import Lab
+from lab.services.runs import Run, RunLog, read_record
+from lab.services.workspace import PROJECT
+
+PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+ASSETS = PROJECT / "assets"
+BUDGET = 560  # bytes of rows in one tick; the rest of it takes about 400, question included
+MOST_BEHIND = 200  # points; a reader further behind than this loads the run anew
+PACE = 20  # points over which the seconds per step are measured
+LONGEST = 20_000  # characters of an answer that are sent
+RUNS_LISTED = 200
+
+Row = list[float | None]
+
+
+class Feed:
+    """What the browser may ask. Every method takes one JSON value from anyone, and never raises."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.runs = lab.runs
+        self.workspace = lab.workspace
+
+    def tick(self, asked: Any) -> dict:
+        """The state of a run, and its rows since a cursor.
+
+        `asked` is [wanted run or "", run that is shown, epoch, cursor, number of names]. With
+        "reload" in the reply, what is shown no longer fits: ask `history`. With "more", ask again.
+        """
+        wanted, shown, epoch, cursor, count = _list(asked, 5)
+        run, active = self._find(wanted)
+        if run is None:
+            return {"run": "", "status": "none", "reload": shown != ""}
+        log = self.runs.log(run.id)
+        reply = _state(run, log)
+        if active and active != run.id:
+            reply["active"] = active
+        epoch_now, names = log.epoch, charted(run, log)
+        end = len(log.steps)
+        fits = (shown == run.id and epoch == epoch_now and count == len(names)
+                and _is_count(cursor) and end - MOST_BEHIND <= cursor <= end)
+        if not fits:
+            return reply | {"reload": True}
+        since = log.rows_since(cursor)
+        if log.epoch != epoch_now:
+            return reply | {"reload": True}
+        rows = [[x, *(since["y"][name][i] for name in names)] for i, x in enumerate(since["x"])]
+        taken = _within(rows, BUDGET)
+        reply |= {"rows": rows[:taken], "cursor": since["from"] + taken}
+        if taken < len(rows):
+            reply["more"] = True
+        return reply
+
+    def history(self, asked: Any) -> dict:
+        """All of one run: what is known about it, and its curves, thinned to 2000 points."""
+        run, _ = self._find(_list(asked, 1)[0])
+        if run is None:
+            return {"run": "", "status": "none"}
+        log = self.runs.log(run.id)
+        for _ in range(3):  # the worker may resume, and so cut the curves, just while we read
+            epoch, names = log.epoch, charted(run, log)
+            since = log.rows_since(0)
+            if log.epoch == epoch and all(name in since["y"] for name in names):
+                break
+        return _state(run, log) | {
+            "epoch": epoch, "cursor": since["to"], "x": since["x"],
+            "y": [since["y"][name] for name in names], "charts": charts(run, log, names),
+            "detail": self._detail(run, log)}
+
+    def detail(self, asked: Any) -> dict:
+        """What changes seldom: notices, the problem, counted errors of rewards."""
+        run, _ = self._find(_list(asked, 1)[0])
+        return self._detail(run, self.runs.log(run.id)) if run else {"run": ""}
+
+    def listing(self, asked: Any) -> list[dict]:
+        """The runs there are, newest first; without their curves, which may be long to read."""
+        found = []
+        for folder in self.workspace.folders()[:RUNS_LISTED]:
+            try:
+                record = read_record(folder)
+                created = record.get("created")
+                found.append({"run": folder.id, "name": str(record.get("name") or ""),
+                              "created": created if isinstance(created, int | float) else None})
+            except LabError:
+                found.append({"run": folder.id, "name": "damaged", "created": None})
+        return found
+
+    def groups(self, asked: Any) -> dict:
+        """Recorded groups of answers. `asked` is [run, step or null for the newest]."""
+        wanted, step = _list(asked, 2)
+        run, _ = self._find(wanted)
+        if run is None:
+            return {"run": ""}
+        log = self.runs.log(run.id)
+        found = log.groups_at(step if _is_count(step) else None)
+        if found is None:
+            return {"run": run.id, "step": None, "groups": []}
+        at, groups = found
+        steps = sorted(log.samples)
+        return {"run": run.id, "step": at,
+                "before": next((s for s in reversed(steps) if s < at), None),
+                "after": next((s for s in steps if s > at), None),
+                "labels": {name: reward.label for name, reward in REWARDS.items()},
+                "groups": [_group(group) for group in groups if isinstance(group, dict)]}
+
+    def _find(self, wanted: Any) -> tuple[Run | None, str]:
+        """(the run to show, the id of the active one): the wanted, else the active, else the newest."""
+        active = self.runs.active()
+        if isinstance(wanted, str) and wanted:
+            try:
+                return self.runs.get(wanted), active.id if active else ""
+            except LabError:
+                pass  # it was deleted: show what there is
+        if active:
+            return active, active.id
+        folders = self.workspace.folders()
+        try:
+            return (self.runs.get(folders[0].id) if folders else None), ""
+        except LabError:
+            return None, ""
+
+    def _detail(self, run: Run, log: RunLog) -> dict:
+        stack = run.record.get("stack") if isinstance(run.record.get("stack"), dict) else {}
+        settings = run.settings
+        return {
+            "run": run.id, "name": run.name, "status": run.status,
+            "problem": run.problem.to_dict() if run.problem else None,
+            "notices": [{"level": n.level, "text": n.text} for n in log.notices[-20:]],
+            "errors": {name: count for name, count in reward_errors(log).items() if count},
+            "stack": str(stack.get("value", "")), "why": str(stack.get("why", "")),
+            "model": settings.model.name if settings else "",
+            "answers": settings.train.answers_per_step() if settings else 0,
+            "reward_first": _finite(run.reward_first),
+            "damaged": log.damaged,
+        }
+
+
+def charted(run: Run, log: RunLog) -> list[str]:
+    """The metrics that the charts draw, in a fixed order: those of a row, after its step."""
+    found: list[str] = []
+    for chart in _charts_of(run):
+        for name in (*(chart.band or ()), *names_in(chart, list(log.metrics))):
+            if name in log.metrics and name not in found:
+                found.append(name)
+    return found
+
+
+def charts(run: Run, log: RunLog, names: list[str]) -> list[dict]:
+    """The charts as the browser draws them; numbers stand for places in `names`."""
+    made = []
+    for chart in _charts_of(run):
+        lines = names_in(chart, names)
+        band = ([names.index(edge) for edge in chart.band]
+                if chart.band and all(edge in names for edge in chart.band) else None)
+        made.append({"key": chart.key, "title": chart.title, "help": chart.help,
+                     "percent": chart.percent, "band": band,
+                     "lines": [{"at": names.index(name), "name": _label(name)}
+                               for name in lines]})
+    return made
+
+
+def _charts_of(run: Run) -> list[Chart]:
+    beta = run.settings.train.beta if run.settings else 0.0
+    return [chart for chart in CHARTS if chart.key != "kl" or beta > 0]
+
+
+def _label(metric: str) -> str:
+    start, _, rest = metric.partition("/")
+    if start == "rewards":
+        name = rest.removesuffix("/mean")
+        return REWARDS[name].label if name in REWARDS else name
+    return {"groups/dead_right": "All right", "groups/dead_wrong": "All wrong",
+            "reward/weighted": "Reward", "completions/mean_length": "Tokens",
+            "completions/clipped_ratio": "Cut", "loss": "Loss", "learning_rate": "Learning rate",
+            "kl": "KL"}.get(metric, metric)
+
+
+def reward_errors(log: RunLog) -> dict[str, int]:
+    """How often each reward failed in the whole run."""
+    found = {}
+    for metric, column in list(log.metrics.items()):
+        if metric.startswith("reward_errors/"):
+            counted = sum(value for value in list(column) if not math.isnan(value))
+            found[metric.removeprefix("reward_errors/")] = round(counted)
+    return found
+
+
+def pace(log: RunLog) -> float | None:
+    """Seconds per step over the newest points of this stretch: a break for a resume is no work."""
+    if log.started is None or not log.steps:
+        return None
+    steps, times = list(log.steps[-PACE - 1:]), list(log.times[-PACE - 1:])
+    begin = log.started.resumed_from
+    fresh = [(s, t) for s, t in zip(steps, times, strict=False) if s > begin]
+    if not fresh:
+        return None
+    if len(fresh) <= PACE:
+        fresh.insert(0, (begin, log.started_at))
+    (first, since), (last, until) = fresh[0], fresh[-1]
+    return max(0.0, until - since) / (last - first) if last > first else None
+
+
+def _state(run: Run, log: RunLog) -> dict:
+    """What every tick says, in few bytes."""
+    state: dict[str, Any] = {"run": run.id, "status": run.status, "step": run.step,
+                             "steps": run.steps, "seconds": round(run.seconds, 1),
+                             "notices": len(log.notices), "errors": sum(reward_errors(log).values())}
+    if (seconds := pace(log)) is not None:
+        state["pace"] = float(f"{seconds:.3g}")
+        if run.is_active:
+            state["left"] = round(seconds * max(0, run.steps - run.step))
+    if run.is_active and log.phase:
+        state["phase"] = log.phase[:80]
+    if log.samples:
+        state["sampled"] = max(log.samples)
+    return state
+
+
+def _within(rows: list[Row], budget: int) -> int:
+    """How many rows fit; at least one, or nothing would ever arrive."""
+    size = taken = 0
+    for row in rows:
+        size += len(json.dumps(row, separators=(",", ":"))) + 1
+        if taken and size > budget:
+            break
+        taken += 1
+    return taken
+
+
+def _group(group: dict) -> dict:
+    """One recorded group as the browser gets it: its answers, best advantage first."""
+    columns = group.get("columns") if isinstance(group.get("columns"), dict) else {}
+    answers = [_answer(a) for a in group.get("answers") or () if isinstance(a, dict)]
+    answers.sort(key=lambda answer: -(answer["advantage"] or 0.0))
+    reference = columns.get("answer")
+    return {"prompt": _text(group.get("prompt")), "answers": answers,
+            "reference": None if reference is None else str(reference)[:500]}
+
+
+def _answer(answer: dict) -> dict:
+    rewards = answer.get("rewards") if isinstance(answer.get("rewards"), dict) else {}
+    errors = answer.get("errors") if isinstance(answer.get("errors"), dict) else {}
+    return {"text": _text(answer.get("text")), "tokens": answer.get("tokens"),
+            "cut": bool(answer.get("cut")), "total": _finite(answer.get("total")),
+            "advantage": _finite(answer.get("advantage")),
+            "rewards": {str(name): _finite(value) for name, value in rewards.items()},
+            "errors": {str(name): str(text)[:500] for name, text in errors.items()}}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):  # a prompt kept as messages
+        value = "\n\n".join(f"{m.get('role', '')}: {m.get('content', '')}"
+                            for m in value if isinstance(m, dict))
+    text = value if isinstance(value, str) else ""
+    return text if len(text) <= LONGEST else text[:LONGEST] + " …"
+
+
+def _finite(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(f"{value:.4g}")
+
+
+def _list(asked: Any, size: int) -> list:
+    """What was asked as a list of just this length; what is missing is None."""
+    given = list(asked[:size]) if isinstance(asked, list) else []
+    return given + [None] * (size - len(given))
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+class LiveView(gr.HTML):
+    """The live component. Its events: `run_state`, when another run is shown or its state changes;
+    the event's data has `run` and `status`."""
+
+    def __init__(self, lab: Lab, **look: Any) -> None:
+        gr.set_static_paths([PLOTLY])
+        feed = Feed(lab)
+
+        def tick(asked):
+            return _safely(feed.tick, asked)
+
+        def history(asked):
+            return _safely(feed.history, asked)
+
+        def detail(asked):
+            return _safely(feed.detail, asked)
+
+        def groups(asked):
+            return _safely(feed.groups, asked)
+
+        def listing(asked):
+            return _safely(feed.listing, asked)
+
+        super().__init__(
+            value="", html_template=(ASSETS / "live.html").read_text(encoding="utf-8").replace(
+                "@plotly", f"gradio_api/file={PLOTLY.as_posix()}"),
+            css_template=(ASSETS / "live.css").read_text(encoding="utf-8"),
+            js_on_load=(ASSETS / "live.js").read_text(encoding="utf-8"),
+            apply_default_css=False, elem_id="live",
+            server_functions=[tick, history, detail, groups, listing], **look)
+
+    def api_info(self) -> dict[str, Any]:
+        return {"type": "string"}
+
+
+def _safely(function, asked: Any) -> Any:
+    """No words of an unforeseen error go to whoever asks: only that it is there."""
+    try:
+        return function(asked)
+    except Exception as error:
+        problem: Problem = explain(error)
+        return {"run": "", "status": "error", "problem": {"what": problem.what}}
