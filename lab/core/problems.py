@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, in three parts. `field` names the setting to look at, if there is one.
+    """One thing that is wrong, in three parts. `field` names the setting to look at, if any.
 
     `level` is "error" (cannot go on) or "warning" (can, but should know).
     """
@@ -106,7 +106,8 @@ TRANSLATIONS = (
     Translation(("OSError",), r"not a local folder and is not a valid model identifier",
                 "There is no such model.", "It is neither a folder here nor an id on the Hub.",
                 "Check the spelling, or choose a model from the catalogue."),
-    Translation(("OSError",), r"no file named .*(safetensors|pytorch_model)|does not appear to have",
+    Translation(("OSError",),
+                r"no file named .*(safetensors|pytorch_model)|does not appear to have",
                 "This folder has no model weights.",
                 "There is no model.safetensors or index of it in the folder.",
                 "Point to the folder that holds config.json and model.safetensors."),

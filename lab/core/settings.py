@@ -1,4 +1,4 @@
-"""Every setting of a run, in frozen groups: form, checks, commands, record and docs derive from it."""
+"""Every setting of a run, in frozen groups: form, checks, commands, record, docs derive from it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
