@@ -1,4 +1,4 @@
-"""The live view of a run: one gr.HTML that pulls rows from the server and draws them in the browser.
+"""The live view of a run: one gr.HTML that pulls rows from the server; the browser draws them.
 
 The browser (assets/live.js) asks `tick` once a second and gets only what is new: under 1 KiB,
 however long the run. What is big travels only when it is needed: `history` when a run is opened,
@@ -121,7 +121,7 @@ class Feed:
                 "groups": [_group(group) for group in groups if isinstance(group, dict)]}
 
     def _find(self, wanted: Any) -> tuple[Run | None, str]:
-        """(the run to show, the id of the active one): the wanted, else the active, else the newest."""
+        """(run to show, id of the active one). To show: the wanted, else active, else newest."""
         active = self.runs.active()
         if isinstance(wanted, str) and wanted:
             try:
@@ -221,7 +221,8 @@ def _state(run: Run, log: RunLog) -> dict:
     """What every tick says, in few bytes."""
     state: dict[str, Any] = {"run": run.id, "status": run.status, "step": run.step,
                              "steps": run.steps, "seconds": round(run.seconds, 1),
-                             "notices": len(log.notices), "errors": sum(reward_errors(log).values())}
+                             "notices": len(log.notices),
+                             "errors": sum(reward_errors(log).values())}
     if (seconds := pace(log)) is not None:
         state["pace"] = float(f"{seconds:.3g}")
         if run.is_active:
