@@ -83,10 +83,11 @@ def chip_of(lab: Lab) -> dict:
 
 def build(lab: Lab) -> gr.Blocks:
     form = Form()
+    mark = (ASSETS / "favicon.svg").read_text().replace("<svg ", "<svg aria-hidden='true' ")
     with gr.Blocks(title="GRPO Lab", fill_width=True, analytics_enabled=False) as page:
         with gr.Row(elem_classes="header"):
-            gr.HTML("<h1>GRPO Lab</h1><p>Teach a language model by rewards, and watch it learn."
-                    "</p>", elem_classes="name", scale=1)
+            gr.HTML(f"<div class='brand'>{mark}<div><h1>GRPO Lab</h1><p>Teach a language model by "
+                    "rewards, and watch it learn.</p></div></div>")
             chip = run_chip(lab)
         with gr.Tabs(selected="start", elem_id="tabs") as tabs:
             with gr.Tab("Start", id="start", elem_id="tab-start") as tab_start:

@@ -6,6 +6,7 @@ widgets each: "rewards.int.on", "rewards.int.weight", "rewards.soft_format.multi
 
 import html
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -87,7 +88,8 @@ class Form:
             gr.HTML(f"<p class='help'>{html.escape(reward.help)}</p>"
                     f"<p class='facts'><code>{html.escape(reward.name)}</code> "
                     f"scores at most <b>{knobs.plain(reward.max_score)}</b></p>")
-            self._make(f"rewards.{reward.name}.weight", WEIGHT, float, values.pop("weight"))
+            self._make(f"rewards.{reward.name}.weight", replace(WEIGHT, help=""), float,
+                       values.pop("weight"))
             for name, parameter in reward.knobs.items():
                 self._make(f"rewards.{reward.name}.{name}", parameter.knob, parameter.kind,
                            values[name])

@@ -11,7 +11,6 @@ from typing import Any
 
 import gradio as gr
 
-from lab.core.knobs import plain
 from lab.core.problems import LabError, Problem, explain
 
 QUIET = {"api_visibility": "private", "show_progress": "hidden"}  # for every handler of ours
@@ -64,15 +63,15 @@ def problem_html(problem: Problem) -> str:
     why = f"<p>{escape(problem.why)}</p>" if problem.why else ""
     what_next = f"<p class='next'>{escape(problem.next)}</p>" if problem.next else ""
     field = f" data-field='{escape(problem.field)}'" if problem.field else ""
-    return (f"<li class='problem {escape(problem.level)}'{field}>"
-            f"<p class='what'>{escape(problem.what)}</p>{why}{what_next}</li>")
+    return (f"<div role='listitem' class='problem {escape(problem.level)}'{field}>"
+            f"<p class='what'>{escape(problem.what)}</p>{why}{what_next}</div>")
 
 
 def problems_html(problems: Iterable[Problem], none: str = "") -> str:
     """A list of problems, or the sentence that says there are none."""
     rows = "".join(problem_html(problem) for problem in problems)
     if rows:
-        return f"<ul class='problems'>{rows}</ul>"
+        return f"<div role='list' class='problems'>{rows}</div>"
     return f"<p class='fine'>{escape(none)}</p>" if none else ""
 
 
@@ -91,11 +90,9 @@ def table_html(head: Sequence[str], rows: Iterable[Sequence[Any]], caption: str 
             f"</thead><tbody>{body}</tbody></table></div>")
 
 
-def number(value: float | None, digits: int = 2) -> str:
-    """A score as people write it; a dash where there is none."""
-    if value is None:
-        return "–"
-    return plain(round(value, digits)) if float(value).is_integer() else f"{value:.{digits}f}"
+def number(value: float | None) -> str:
+    """A score as people write it, to three places; a dash where there is none."""
+    return "–" if value is None else f"{round(value, 3):g}"
 
 
 async def streamed(start: Callable[[threading.Event], Iterable[Any]]) -> AsyncIterator[Any]:

@@ -77,7 +77,7 @@ def build_tab(lab: Lab, form: Form) -> DataTab:
                 form.group("data", ("data.subset", "data.split"))
             form.group("data")
         with gr.Column(scale=4, min_width=300, elem_classes="side"), \
-                gr.Column(elem_classes="panel"):
+                gr.Column(elem_classes="sheet"):
             gr.HTML("<h3>What the model sees</h3>")
             preview = gr.Button("Preview", size="md", elem_id="preview")
             counts = gr.HTML("<p class='empty'>Press Preview for rows, the exact prompt and how "

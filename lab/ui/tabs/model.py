@@ -43,7 +43,7 @@ def build_tab(lab: Lab, form: Form) -> ModelTab:
             with gr.Accordion("Hardware", open=False, elem_id="hardware"):
                 form.group("hardware")
         with gr.Column(scale=3, min_width=300, elem_classes="side"), \
-                gr.Column(elem_classes="panel"):
+                gr.Column(elem_classes="sheet"):
             gr.HTML("<h3>Try the base model</h3><p class='help'>It answers with the system "
                     "prompt of the Data tab and the sampling of the Compare tab, before any "
                     "training.</p>")
@@ -59,8 +59,8 @@ def build_tab(lab: Lab, form: Form) -> ModelTab:
 
 
 def wire(tab: ModelTab, lab: Lab, form: Form) -> None:
-    idle = gr.Button(interactive=True), gr.Button(interactive=False)
-    busy = gr.Button(interactive=False), gr.Button(interactive=True)
+    idle = gr.update(interactive=True), gr.update(interactive=False)  # Ask, Stop
+    busy = gr.update(interactive=False), gr.update(interactive=True)
 
     @explained
     async def ask(question: str, **values):

@@ -40,11 +40,12 @@ def build_tab(lab: Lab, form: Form) -> RewardsTab:
         with gr.Column(scale=5, min_width=320):
             gr.HTML("<h2>What is rewarded</h2><p class='help'>Each answer's reward is the sum of "
                     "raw score × weight. The model learns from how the answers to one question "
-                    "differ in it.</p>")
+                    "differ in it. A weight of 0 watches "
+                    "a reward without training on it.</p>")
             notes = gr.HTML(elem_id="reward-problems")
             form.rewards()
         with gr.Column(scale=3, min_width=300, elem_classes="side"), \
-                gr.Column(elem_classes="panel"):
+                gr.Column(elem_classes="sheet"):
             gr.HTML("<h3>Score an answer</h3><p class='help'>Just as training would, with the "
                     "switches and weights on this page.</p>")
             first, *_ = presets()
@@ -96,7 +97,7 @@ def presets() -> dict[str, tuple[str, str]]:
 
 def _short(text: str) -> str:
     text = " ".join(text.split()) or "(empty)"
-    return text if len(text) <= 48 else f"{text[:47]}…"
+    return text if len(text) <= 32 else f"{text[:31]}…"
 
 
 def score_html(completion: str, answer: str, chosen: Sequence[Chosen]) -> str:
@@ -112,14 +113,14 @@ def score_html(completion: str, answer: str, chosen: Sequence[Chosen]) -> str:
         part = None if raw is None else raw * one.weight
         rows.append(f"<tr data-reward='{escape(one.name)}'>"
                     f"<th scope='row'>{escape(REWARDS[one.name].label)}</th>"
-                    f"<td class='number'>{number(raw, 3)}</td>"
+                    f"<td class='number'>{number(raw)}</td>"
                     f"<td class='number'>× {number(one.weight)}</td>"
-                    f"<td class='number'>{number(part, 3)}</td></tr>")
+                    f"<td class='number'>{number(part)}</td></tr>")
     best = sum(REWARDS[c.name].max_score * c.weight for c in chosen)
     return ("<div class='table' tabindex='0'><table aria-live='polite'><thead><tr><th>Reward</th>"
             "<th class='number'>Score</th><th class='number'>Weight</th>"
             "<th class='number'>Counts</th></tr></thead>"
             f"<tbody>{''.join(rows)}</tbody><tfoot><tr><th scope='row'>Reward of this answer</th>"
             f"<td colspan='3' class='number total' data-total='{scored.total}'>"
-            f"<b>{number(scored.total, 3)}</b> of at most {number(best, 3)}</td></tr></tfoot>"
+            f"<b>{number(scored.total)}</b> of at most {number(best)}</td></tr></tfoot>"
             "</table></div>")

@@ -7,13 +7,14 @@ import traceback
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 
 import gradio as gr
 
 from lab.core.catalog import DEFAULT_RECIPE, RECIPES
 from lab.core.checks import Machine, choose_stack
 from lab.core.problems import LabError, Problem, explain
-from lab.core.rewards.registry import format_chosen
+from lab.core.rewards.registry import REWARDS, format_chosen
 from lab.core.settings import ALL, Settings
 from lab.services import machine
 from lab.services.lab import Lab
@@ -57,9 +58,11 @@ def build_tab(lab: Lab, form: Form) -> StartTab:
             gr.HTML("<h2>Pick a recipe</h2>")
             cards = gr.HTML(DEFAULT_RECIPE, html_template=_cards(facts), js_on_load=CARDS_JS,
                             apply_default_css=False, elem_id="recipes")
-            summary = gr.HTML(elem_id="summary")
+            with gr.Column(elem_classes="sheet"):
+                gr.HTML("<h3>What Start will run</h3>")
+                summary = gr.HTML(elem_id="summary")
         with gr.Column(scale=3, min_width=300, elem_classes="side"):
-            with gr.Column(elem_classes="panel go"):
+            with gr.Column(elem_classes="sheet go"):
                 problems = gr.HTML(elem_id="problems")
                 name = gr.Textbox(label="Name of the run", placeholder="optional", max_lines=1,
                                   max_length=80, elem_id="run-name")
@@ -142,20 +145,25 @@ def machine_html(facts: Machine) -> str:
     def listed(pairs: Sequence[tuple[str, str]]) -> str:
         return "".join(f"<dt>{escape(a)}</dt><dd>{escape(b)}</dd>" for a, b in pairs)
 
-    return (f"<section class='panel machine'><h3>This machine</h3><dl>{listed(rows)}</dl>"
+    return (f"<section class='sheet machine'><h3>This machine</h3><dl>{listed(rows)}</dl>"
             f"<details><summary>Versions</summary><dl>{listed(versions)}</dl></details></section>")
 
 
 def summary_html(settings: Settings, recipe: str) -> str:
     """What Start will run, and where it differs from the recipe."""
-    train, lora = settings.train, settings.lora
-    steps = (f"{settings.model.name} with LoRA rank {lora.rank} learns for {train.max_steps} "
-             f"steps, each of {train.prompts_per_step} questions × {train.num_generations} "
-             f"answers, from {_source(settings)}.")
-    rewards = "Rewarded: " + ", ".join(
-        f"{c.name} × {number(c.weight)}" for c in settings.rewards.chosen) + "."
+    train = settings.train
     changes = RECIPES[recipe].settings().differences(settings) if recipe in RECIPES else {}
-    text = f"<p>{escape(steps)} {escape(rewards)}</p>"
+    cells = (
+        ("Model", settings.model.name, f"LoRA rank {settings.lora.rank}"),
+        ("Learns for", f"{train.max_steps:,} steps",
+         f"of {train.prompts_per_step} questions × {train.num_generations} answers"),
+        ("From", *_source(settings)),
+        ("Rewarded for", ", ".join(REWARDS[c.name].label for c in settings.rewards.chosen),
+         "weights " + ", ".join(number(c.weight) for c in settings.rewards.chosen)),
+    )
+    text = "".join(f"<div><dt>{a}</dt><dd>{escape(b)}<span>{escape(c)}</span></dd></div>"
+                   for a, b, c in cells)
+    text = f"<dl>{text}</dl>"
     if changes:
         labels = {s.key: s.knob.label for s in ALL}
         shown = [f"<li>{escape(labels[key])}: <b>{escape(_short(now))}</b> "
@@ -168,11 +176,13 @@ def summary_html(settings: Settings, recipe: str) -> str:
     return f"<div class='summary'>{text}</div>"
 
 
-def _source(settings: Settings) -> str:
+def _source(settings: Settings) -> tuple[str, str]:
     data = settings.data
-    return {"word-problems": f"word problems of level {data.level}", "gsm8k": "GSM8K",
-            "hub": data.path or "a Hub dataset", "file": data.path or "a file of yours",
-            }[data.source]
+    rows = f"{data.rows:,} rows at most" if data.rows else "all rows"
+    return {"word-problems": (f"Word problems, level {data.level}", rows),
+            "gsm8k": ("GSM8K", rows),
+            "hub": (data.path or "A Hub dataset", rows),
+            "file": (Path(data.path).name or "A file of yours", rows)}[data.source]
 
 
 def _short(value: object) -> str:
