@@ -1,0 +1,221 @@
+"""Real runs of the real trainer on the starter model: start, stop, kill, resume, bad days."""
+
+import json
+import threading
+import time
+
+import psutil
+import pytest
+
+from lab.core.problems import BadData, BadSettings, RunError
+from lab.services.jobs import Jobs
+from lab.services.runs import Runs, worker_of
+
+LONG = {"train.max_steps": 5000, "train.save_steps": 3}
+
+
+def wait_for(condition, what: str, seconds: float = 300):
+    """Poll until something is true; the limit only ends a test that would hang for ever."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < end, f"gave up waiting for {what}"
+        threading.Event().wait(0.05)
+    return found
+
+
+def steps_of(lab, run_id: str) -> list[int]:
+    return list(lab.runs.log(run_id).steps)
+
+
+def start_long(lab, quick, **changes):
+    folder = lab.jobs.start(quick.with_values(LONG | changes))
+    wait_for(lambda: len(steps_of(lab, folder.id)) >= 4 or not lab.runs.get(folder.id).is_active,
+             "four steps")
+    assert lab.runs.get(folder.id).is_active, folder.log.read_text()
+    return folder
+
+
+def test_a_finished_run_has_all_that_the_contract_names(finished):
+    lab, run_id = finished
+    folder, run = lab.workspace.run(run_id), lab.runs.get(run_id)
+    assert run.step == run.steps == 6 and steps_of(lab, run_id) == [1, 2, 3, 4, 5, 6]
+    assert {p.name for p in folder.adapter.iterdir()} >= {
+        "adapter_config.json", "adapter_model.safetensors"}
+    assert folder.checkpoints() == [2, 4, 6]
+    record = json.loads(folder.settings.read_text())
+    assert record["stack"] == {"value": "cpu", "why": "no CUDA device was found"}
+    assert record["effective"]["per_device_train_batch_size"] == 8
+    assert record["versions"]["trl"]
+
+
+def test_each_point_has_the_trainers_metrics_and_ours(finished):
+    lab, run_id = finished
+    metrics = lab.runs.log(run_id).metrics
+    assert set(metrics) >= {
+        "loss", "grad_norm", "learning_rate", "completions/mean_length",
+        "completions/clipped_ratio", "reward/weighted", "reward/within_group_std", "groups/dead",
+        "groups/dead_right", "groups/dead_wrong", "tokens_per_second", "seconds/step",
+        "seconds/generation", "seconds/reward", "seconds/update", "rewards/correctness/mean",
+        "rewards/strict_format/std"}
+    assert "kl" not in metrics  # beta is 0
+    for ours, theirs in zip(metrics["reward/weighted"], metrics["reward"], strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-4)
+    for dead, theirs in zip(metrics["groups/dead"], metrics["frac_reward_zero_std"], strict=True):
+        assert dead == pytest.approx(theirs)
+
+
+def test_samples_are_whole_groups_and_their_totals_add_up(finished):
+    lab, run_id = finished
+    weights = {c.name: c.weight for c in lab.runs.get(run_id).settings.rewards.chosen}
+    step, groups = lab.runs.log(run_id).groups_at()
+    assert step == 6 and len(groups) == 2
+    for group in groups:
+        assert group["columns"]["question"] in group["prompt"]
+        assert len(group["answers"]) == 4
+        for answer in group["answers"]:
+            assert answer["total"] == pytest.approx(
+                sum(weights[name] * score for name, score in answer["rewards"].items()))
+        gains = [a["advantage"] for a in group["answers"]]
+        assert sum(gains) == pytest.approx(0, abs=1e-3)
+
+
+def test_the_same_seed_learns_the_same(lab, quick):
+    rewards = []
+    for _ in range(2):
+        folder = lab.jobs.start(quick.with_values({"train.max_steps": 2}))
+        lab.jobs.wait(folder.id)
+        rewards.append(list(lab.runs.log(folder.id).metrics["reward/weighted"]))
+    assert rewards[0] == rewards[1]
+
+
+def test_stop_ends_after_the_step_saves_the_adapter_and_resume_goes_on(lab, quick):
+    folder = start_long(lab, quick)
+    lab.jobs.stop(folder.id)
+    run = lab.jobs.wait(folder.id)
+    assert run.status == "stopped"
+    assert (folder.adapter / "adapter_model.safetensors").is_file()
+    assert folder.checkpoints()[-1] == run.step
+    with pytest.raises(RunError, match="ask for more steps"):
+        lab.jobs.resume(folder.id, run.step)
+    lab.jobs.resume(folder.id, run.step + 2)
+    again = lab.jobs.wait(folder.id)
+    assert again.status == "finished"
+    assert steps_of(lab, folder.id) == list(range(1, run.step + 3))
+    assert lab.runs.log(folder.id).started.resumed_from == run.step
+
+
+def test_a_killed_worker_loses_nothing_that_was_logged(lab, quick):
+    folder = start_long(lab, quick)
+    worker_of(folder).kill()
+    before = steps_of(lab, folder.id)
+    run = lab.jobs.wait(folder.id)
+    assert run.status == "failed" and "signal 9" in str(run.problem)
+    assert steps_of(lab, folder.id)[:len(before)] == before
+    checkpoint = folder.checkpoints()[-1]
+    lab.jobs.resume(folder.id, checkpoint + 1)
+    run = lab.jobs.wait(folder.id)
+    assert run.status == "finished"
+    assert steps_of(lab, folder.id) == list(range(1, checkpoint + 2))
+
+
+def test_a_second_start_is_refused_while_one_runs_and_another_lab_finds_it(lab, quick):
+    folder = start_long(lab, quick)
+    with pytest.raises(RunError, match="still training"):
+        lab.jobs.start(quick)
+    restarted = Jobs(lab.workspace)  # as an app that was started anew
+    assert restarted.runs.active().id == folder.id
+    with pytest.raises(RunError, match="still training"):
+        restarted.start(quick)
+    with pytest.raises(RunError, match="Stop it first"):
+        restarted.delete(folder.id)
+    restarted.stop(folder.id)
+    assert restarted.wait(folder.id).status == "stopped"
+    restarted.delete(folder.id)
+    assert Runs(lab.workspace).all() == []
+
+
+def test_a_worker_that_lives_is_told_by_its_start_time_not_by_its_number(lab, quick, finished):
+    other, run_id = finished
+    folder = other.workspace.run(run_id)
+    kept = folder.process.read_text()
+    try:  # the number now belongs to somebody else: this very process
+        folder.process.write_text(json.dumps({
+            "pid": psutil.Process().pid, "created": 1.0, "launched": 1.0}))
+        assert worker_of(folder) is None
+    finally:
+        folder.process.write_text(kept)
+
+
+def test_kl_is_drawn_where_beta_is_above_zero_and_accumulation_changes_nothing(lab, quick):
+    folder = lab.jobs.start(quick.with_values(
+        {"train.beta": 0.04, "train.answers_at_once": 3, "train.max_steps": 2}))
+    run = lab.jobs.wait(folder.id)
+    assert run.status == "finished", folder.log.read_text()
+    assert len(lab.runs.log(folder.id).metrics["kl"]) == 2
+    assert run.record["effective"]["per_device_train_batch_size"] == 2
+    assert run.record["effective"]["gradient_accumulation_steps"] == 4
+
+
+@pytest.mark.parametrize("changes", [
+    {"train.loss_type": "dr_grpo", "train.scale_rewards": "none"},
+    {"train.num_iterations": 2, "train.importance_sampling_level": "sequence",
+     "train.scale_rewards": "batch", "train.mask_truncated_completions": True,
+     "train.top_p": 0.9, "train.epsilon_high": 0.28, "lora.gradient_checkpointing": "on",
+     "lora.target_modules": ("q_proj", "v_proj"), "train.lr_scheduler_type": "linear"},
+])
+def test_the_other_choices_train_too(lab, quick, changes):
+    folder = lab.jobs.start(quick.with_values({**changes, "train.max_steps": 2}))
+    run = lab.jobs.wait(folder.id)
+    assert run.status == "finished", folder.log.read_text()
+
+
+def test_prompts_that_are_too_long_are_counted_and_shown(lab, quick):
+    folder = lab.jobs.start(quick.with_values(
+        {"train.max_prompt_length": 56, "train.max_steps": 1}))
+    run = lab.jobs.wait(folder.id)
+    assert run.status == "finished", folder.log.read_text()
+    log = lab.runs.log(folder.id)
+    left_out = log.started.facts["too_long"]
+    assert 0 < left_out < 600 and log.started.facts["rows"] == 600 - left_out
+    assert any(f"{left_out} of 600 questions" in n.text for n in log.notices)
+
+
+def test_a_run_without_a_prompt_that_fits_says_so(lab, quick):
+    folder = lab.jobs.start(quick.with_values({"train.max_prompt_length": 8}))
+    run = lab.jobs.wait(folder.id)
+    assert run.status == "failed"
+    assert "Too few questions are left" in run.problem.what and "Longest prompt" in run.problem.next
+
+
+@pytest.mark.parametrize("changes, error, words", [
+    ({"model.name": "no-such-model"}, BadSettings, "neither a folder here nor a Hub id"),
+    ({"model.name": "/no/such/folder"}, BadSettings, "no config.json"),
+    ({"model.max_seq_length": 4096}, BadSettings, "more than the model allows"),
+    ({"data.source": "file", "data.path": "/no/such/file.csv"}, BadData, "/no/such/file.csv"),
+])
+def test_what_cannot_start_leaves_nothing_behind(lab, quick, changes, error, words):
+    with pytest.raises(error) as told:
+        lab.jobs.start(quick.with_values(changes))
+    assert words in str(told.value)
+    assert lab.workspace.folders() == []
+
+
+def test_a_folder_without_weights_is_no_model(lab, quick, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(BadSettings, match="has no weights"):
+        lab.jobs.start(quick.with_values({"model.name": str(tmp_path)}))
+
+
+def test_an_unknown_hub_model_fails_with_a_sentence(lab, quick):
+    folder = lab.jobs.start(quick.with_values({"model.name": "nobody/no-such-model-here"}))
+    run = lab.jobs.wait(folder.id)
+    assert run.status == "failed" and run.problem.next
+    assert "does not know" not in run.problem.what
+
+
+def test_fewer_rows_than_prompts_per_step_is_said_before_the_start(lab, quick, tmp_path):
+    data = tmp_path / "few.jsonl"
+    data.write_text('{"question": "What is 1 + 1?", "answer": "2"}\n')
+    with pytest.raises(BadData, match="fewer rows than questions per step"):
+        lab.jobs.start(quick.with_values({
+            "data.source": "file", "data.path": str(data), "data.held_out": 0}))
