@@ -13,17 +13,18 @@ lab: setup
 	@exec $(VENV_PYTHON) app.py $(ARGS)
 
 setup: python
-	@$(PYTHON) tools/bootstrap.py
+	@$(PYTHON) lab/bootstrap.py
 
 test: python
-	@$(PYTHON) tools/bootstrap.py --tests --browser
+	@$(PYTHON) lab/bootstrap.py --tests --browser
 	@$(VENV_PYTHON) -m pytest $(ARGS)
 
-bench: setup
-	@$(VENV_PYTHON) -m benchmarks $(ARGS)
+bench: python
+	@$(PYTHON) lab/bootstrap.py --tests --browser
+	@$(VENV_PYTHON) -m tests.bench $(ARGS)
 
 check: python
-	@$(PYTHON) tools/bootstrap.py --tests
+	@$(PYTHON) lab/bootstrap.py --tests
 	@$(VENV_PYTHON) -m ruff check .
 
 python:

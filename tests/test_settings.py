@@ -1,4 +1,4 @@
-"""Settings: defaults that hold, values that are refused with a sentence, nothing silently changed."""
+"""Settings: defaults that hold, values refused with a sentence, nothing silently changed."""
 
 import json
 import math

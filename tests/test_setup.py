@@ -1,4 +1,4 @@
-"""The set-up: real runs of tools/bootstrap.py against a small package index of the test's own."""
+"""The set-up: real runs of lab/bootstrap.py against a small package index of the test's own."""
 
 import hashlib
 import importlib.util
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SPACE_LINE = "gradio[oauth,mcp]==6.31.0\nuvicorn>=0.14.0\nwebsockets>=10.4\nspaces\n"
 IN_VENV = "Scripts/python.exe" if os.name == "nt" else "bin/python"
 
-spec = importlib.util.spec_from_file_location("bootstrap", ROOT / "tools" / "bootstrap.py")
+spec = importlib.util.spec_from_file_location("bootstrap", ROOT / "lab" / "bootstrap.py")
 bootstrap = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(bootstrap)
 
@@ -105,13 +105,13 @@ class Tree:
     """A copy of what the set-up reads, with two small packages in place of the large ones."""
 
     def __init__(self, folder: Path, index_url: str):
-        (folder / "tools").mkdir(parents=True)
+        (folder / "lab").mkdir(parents=True)
         self.folder, self.venv = folder, folder / ".venv"
         self.log = self.venv / "setup.log"
-        code = (ROOT / "tools" / "bootstrap.py").read_text()
+        code = (ROOT / "lab" / "bootstrap.py").read_text()
         assert bootstrap.TORCH_CPU_INDEX in code
         code = code.replace(bootstrap.TORCH_CPU_INDEX, index_url + "/cpu")
-        (folder / "tools" / "bootstrap.py").write_text(code)
+        (folder / "lab" / "bootstrap.py").write_text(code)
         self.pin("requirements-cpu.txt", "torch==2.13.0", "pebble==1.0")
         self.pin("requirements.txt", "torch==2.13.0", "pebble==1.0")
         self.pin("requirements-test.txt", "feather==3.0")
@@ -129,7 +129,7 @@ class Tree:
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen:
         return subprocess.Popen(
-            [sys.executable, "tools/bootstrap.py", *arguments],
+            [sys.executable, "lab/bootstrap.py", *arguments],
             cwd=self.folder,
             env=self.environment | environment,
             stdout=subprocess.PIPE,
@@ -357,7 +357,7 @@ def test_the_python_of_a_venv_leads_to_the_one_below_it():
 def test_it_can_be_read_by_the_python_that_it_turns_away():
     import ast
 
-    code = (ROOT / "tools" / "bootstrap.py").read_text()
+    code = (ROOT / "lab" / "bootstrap.py").read_text()
     ast.parse(code, feature_version=(3, 6))
     # Names that came after 3.6; subscripted built-in types would be another case.
     assert not re.search(r"capture_output|text=True|removeprefix|list\[|dict\[|annotations", code)
@@ -470,7 +470,8 @@ def test_the_cpu_stack_resolves_with_its_tests(python, platform):
 def test_make_setup_takes_a_fresh_copy_to_an_importable_stack(tmp_path):
     for name in ("Makefile", "requirements.txt", "requirements-cpu.txt", "requirements-test.txt"):
         shutil.copy(ROOT / name, tmp_path)
-    shutil.copytree(ROOT / "tools", tmp_path / "tools")
+    (tmp_path / "lab").mkdir()
+    shutil.copy(ROOT / "lab" / "bootstrap.py", tmp_path / "lab")
     environment = os.environ | {"STACK": "cpu"}
     subprocess.run(["make", "setup"], cwd=tmp_path, env=environment, check=True, timeout=1500)
     code = "import torch, trl, gradio; print(torch.__version__)"

@@ -1,8 +1,8 @@
 """Make .venv and install the packages that fit this machine: `make setup` with nothing but Python.
 
-    python3 tools/bootstrap.py              what the lab needs; STACK=cpu or STACK=gpu overrides
-    python3 tools/bootstrap.py --tests      what its tests need as well
-    python3 tools/bootstrap.py --browser    a Chromium for the browser tests as well
+    python3 lab/bootstrap.py              what the lab needs; STACK=cpu or STACK=gpu overrides
+    python3 lab/bootstrap.py --tests      what its tests need as well
+    python3 lab/bootstrap.py --browser    a Chromium for the browser tests as well
 
 Standard library only, and nothing that Python 3.6 cannot read: it has to start on the wrong Python
 to say which one is right. What is missing ends in one sentence on stderr and exit status 2.

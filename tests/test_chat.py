@@ -1,0 +1,113 @@
+"""The answering worker: streams, stops, switches adapters, survives its own death."""
+
+import json
+import shutil
+import threading
+
+import pytest
+
+from lab.core.problems import BadModel, LabError, WorkFailed
+from lab.core.prompts import messages
+from lab.core.settings import Sampling
+from lab.services.chat import Side
+
+QUESTION = messages("Tom has 3 apples. He buys 4 more. How many apples does Tom have now?", "")
+GREEDY = Sampling(temperature=0.0, top_p=1.0, max_tokens=40)
+VARIED = Sampling(temperature=1.0, top_p=0.9, max_tokens=40)
+
+
+@pytest.fixture
+def run(finished):
+    lab, run_id = finished
+    return lab, lab.runs.get(run_id)
+
+
+def answers(lab, run, sides, sampling=VARIED, seed=1, stop=None) -> dict[int, str]:
+    last = {}
+    for update in lab.chat.stream(run.settings, sides, sampling, seed, stop or threading.Event()):
+        last[update.side] = update
+    assert all(update.done for update in last.values())
+    return {side: update.text for side, update in last.items()}
+
+
+def test_the_same_seed_and_adapter_give_the_same_text_on_both_sides(run):
+    lab, run = run
+    texts = answers(lab, run, [Side(QUESTION), Side(QUESTION)])
+    assert texts[0] == texts[1] != ""
+    adapter = str(run.folder.adapter)
+    assert answers(lab, run, [Side(QUESTION, adapter), Side(QUESTION)])[1] == texts[0]
+    assert answers(lab, run, [Side(QUESTION)], seed=2)[0] != texts[0]
+
+
+def test_the_adapter_changes_the_logits_and_the_base_does_not(run):
+    lab, run = run
+    assert lab.chat.adapter_effect(run.settings, run.folder.adapter, QUESTION) > 1e-4
+
+
+def test_stop_ends_both_sides_early_and_the_next_question_is_answered(run):
+    lab, run = run
+    stop = threading.Event()
+    endless = Sampling(temperature=5.0, top_p=1.0, max_tokens=400)  # too hot to find an end
+    seen = []
+    sides = [Side(QUESTION), Side(QUESTION, str(run.folder.adapter))]
+    for update in lab.chat.stream(run.settings, sides, endless, 3, stop):
+        seen.append(update)
+        stop.set()
+    assert max(u.tokens for u in seen) < 400
+    assert answers(lab, run, sides, GREEDY)
+
+
+def test_a_reader_that_goes_away_does_not_block_the_next(run):
+    lab, run = run
+    stream = lab.chat.stream(run.settings, [Side(QUESTION)], VARIED, 1, threading.Event())
+    next(stream)
+    stream.close()
+    assert answers(lab, run, [Side(QUESTION)], GREEDY)
+
+
+def test_follow_up_turns_are_part_of_the_prompt(run):
+    lab, run = run
+    (first,) = lab.chat.render(run.settings, [QUESTION])
+    turns = [*QUESTION, {"role": "assistant", "content": "7"}, {"role": "user", "content": "And?"}]
+    (longer,) = lab.chat.render(run.settings, [turns])
+    assert longer.text.startswith(first.text) and longer.tokens > first.tokens
+    assert "And?" in longer.text
+
+
+def test_the_shown_prompt_is_the_one_that_was_trained_on(run):
+    lab, run = run
+    _, groups = lab.runs.log(run.id).groups_at()
+    question = groups[0]["columns"]["question"]
+    (shown,) = lab.chat.render(
+        run.settings, [messages(question, run.settings.data.system_prompt)])
+    assert shown.text == groups[0]["prompt"]
+
+
+def test_a_conversation_longer_than_the_model_is_a_sentence(run):
+    lab, run = run
+    with pytest.raises(LabError, match="longer than the model allows"):
+        answers(lab, run, [Side(messages("apples " * 3000, ""))])
+
+
+def test_a_missing_adapter_and_one_of_another_model_are_sentences(run, tmp_path):
+    lab, run = run
+    with pytest.raises(BadModel, match="There is no adapter"):
+        answers(lab, run, [Side(QUESTION, str(tmp_path))])
+    foreign = tmp_path / "foreign"
+    shutil.copytree(run.folder.adapter, foreign)
+    config = json.loads((foreign / "adapter_config.json").read_text())
+    (foreign / "adapter_config.json").write_text(json.dumps(config | {"r": 4}))
+    with pytest.raises(BadModel, match="does not fit"):
+        answers(lab, run, [Side(QUESTION, str(foreign))])
+    assert answers(lab, run, [Side(QUESTION)], GREEDY)
+
+
+def test_a_worker_that_dies_is_said_and_started_anew(run):
+    lab, run = run
+    stream = lab.chat.stream(run.settings, [Side(QUESTION)], Sampling(max_tokens=2000), 1,
+                             threading.Event())
+    next(stream)
+    lab.chat._process.kill()
+    with pytest.raises(WorkFailed, match="ended"):
+        list(stream)
+    assert answers(lab, run, [Side(QUESTION)], GREEDY)

@@ -1,0 +1,151 @@
+"""The commands as a person runs them: real processes, exit status, JSON, Ctrl-C."""
+
+import json
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from lab.core import events
+from lab.services.runs import RunLog
+from lab.services.workspace import PROJECT
+from tests.conftest import QUICK
+from tests.test_training import wait_for
+
+SETS = [word for key, value in QUICK.items() for word in ("--set", f"{key}={value}")]
+
+
+def lab(*arguments, **more) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "lab", *map(str, arguments)], cwd=PROJECT,
+                          capture_output=True, text=True, **more)
+
+
+def last_object(done: subprocess.CompletedProcess) -> dict:
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def test_train_json_ends_with_the_object_of_the_contract(tmp_path):
+    done = lab("train", "--root", tmp_path, "--steps", 2, "--name", "from here", *SETS[:-4],
+               "--json")
+    assert done.returncode == 0, done.stderr
+    told = last_object(done)
+    assert set(told) == {"run", "folder", "status", "steps", "reward_first", "reward_last",
+                         "seconds"}
+    assert told["status"] == "finished" and told["steps"] == 2
+    assert Path(told["folder"]).parent == tmp_path and told["run"].endswith("-from-here")
+
+
+def test_ctrl_c_stops_after_the_step_and_says_how_to_resume(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lab", "train", "--root", str(tmp_path), *SETS,
+         "--steps", "5000"], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True)
+    found = wait_for(lambda: list(tmp_path.glob("*/events.jsonl")) or process.poll() is not None,
+                     "the run's folder")
+    log = RunLog(found[0])
+    wait_for(lambda: len(log.refresh().steps) >= 2, "two steps")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert "Stopping after this step" in err
+    assert f"python -m lab train --resume {found[0].parent.name}" in out
+    assert isinstance(log.refresh().last, events.Stopped)
+    assert (found[0].parent / "adapter" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("arguments, code, words", [
+    (["train", "--set", "train.lr=1"], 2, "There is no setting 'train.lr'"),
+    (["train", "--set", "train.num_generations=1"], 2, "must be at least 2"),
+    (["train", "--set", "model.load_in_4bit=true"], 2, "needs a GPU"),
+    (["train", "--set", "rewards.chosen=int:weight=0"], 2, "All weights are 0"),
+    (["train", "--set", "rewards.chosen=int:weight=nan"], 2, "finite"),
+    (["train", "--set", "rewards.chosen=int:weight=-1"], 2, "at least 0"),
+    (["train", "--recipe", "notebook"], 2, "no CUDA device was found"),
+    (["train", "--settings", "/no/such.json"], 2, "cannot be read"),
+    (["train", "--resume", "nothing"], 1, "There is no run 'nothing'"),
+    (["train", "--resume", "x", "--set", "train.beta=1"], 2, "keeps its settings"),
+    (["eval", "nothing"], 1, "There is no run"),
+    (["export", "nothing", "--out", "x.zip"], 1, "There is no run"),
+    (["doctor", "nothing"], 1, "There is no run"),
+    (["score", "/no/such.jsonl"], 1, "cannot be read"),
+    (["score", "x.jsonl", "--rewards", "nope"], 2, "There is no reward 'nope'"),
+    (["frobnicate"], 2, "invalid choice"),
+    ([], 2, "required"),
+])
+def test_wrong_use_and_failed_work_are_told_apart(tmp_path, arguments, code, words):
+    done = lab(*arguments, *(["--root", tmp_path] if len(arguments) > 1 else []))
+    assert done.returncode == code, done.stderr
+    assert words in done.stderr and "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == [] or [p.name for p in tmp_path.iterdir()] == [".start.lock"]
+
+
+def test_an_unwritable_root_is_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = lab("train", "--root", tmp_path / "file" / "runs")
+    assert done.returncode == 1 and "cannot be written" in done.stderr
+
+
+def test_score_gives_rewards_totals_and_errors_of_each_row(tmp_path):
+    rows = [
+        {"completion": "<reasoning>\n2 + 2 = 4\n</reasoning>\n<answer>\n4\n</answer>\n",
+         "answer": "4"},
+        {"completion": "4", "answer": "5"},
+        {"completion": "4"},
+    ]
+    file = tmp_path / "answers.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = lab("score", file, "--json")
+    assert done.returncode == 0, done.stderr
+    first, second, third = last_object(done)["rows"]
+    assert first["total"] == pytest.approx(4.0) and first["errors"] == {}
+    assert second["rewards"]["correctness"] == 0 and second["total"] == pytest.approx(0.5)
+    assert third["rewards"]["correctness"] is None and "answer" in third["errors"]["correctness"]
+    weighed = last_object(lab("score", file, "--rewards", "correctness:weight=0.5,int", "--json"))
+    assert weighed["rows"][0]["total"] == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize("text, words", [
+    ("", "has no rows"), ("{", "Line 1"), ("[1]", "is not an object"),
+    ('{"answer": "4"}', "no text in 'completion'")])
+def test_score_names_the_line_that_is_wrong(tmp_path, text, words):
+    file = tmp_path / "answers.jsonl"
+    file.write_text(text)
+    done = lab("score", file)
+    assert done.returncode == 1 and words in done.stderr
+
+
+def test_eval_compares_base_and_tuned(finished):
+    space, run_id = finished
+    done = lab("eval", run_id, "--root", space.workspace.root, "--n", 10, "--json")
+    assert done.returncode == 0, done.stderr
+    told = last_object(done)
+    assert told["n"] == 10 and told["adapter_live"] is True
+    assert told["wins"] + told["losses"] + told["ties"] == 10
+    for side in ("base", "tuned"):
+        assert set(told[side]) >= {"reward", "rewards", "accuracy"}
+    for gap in told["difference"].values():
+        assert gap["low"] <= gap["mean"] <= gap["high"] and 0 < gap["p"] <= 1
+    assert told["difference"]["reward"]["mean"] == pytest.approx(
+        told["tuned"]["reward"] - told["base"]["reward"])
+    again = last_object(lab("eval", run_id, "--root", space.workspace.root, "--n", 10, "--json",
+                            "--checkpoint", 2))
+    assert again["base"] == told["base"]
+
+
+def test_export_writes_a_zip_and_runs_and_doctor_tell_of_the_run(finished, tmp_path):
+    space, run_id = finished
+    root = space.workspace.root
+    out = tmp_path / "lora.zip"
+    done = lab("export", run_id, "--root", root, "--as", "adapter", "--out", out, "--json")
+    assert done.returncode == 0, done.stderr
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= {
+        Path(name).name for name in zipfile.ZipFile(out).namelist()}
+    (run,) = last_object(lab("runs", "--root", root, "--json"))["runs"]
+    assert run["run"] == run_id and run["status"] == "finished"
+    told = last_object(lab("doctor", run_id, "--root", root, "--json"))
+    assert told["status"] == "finished" and told["damaged_lines"] == 0
+    machine = last_object(lab("doctor", "--root", root, "--json"))
+    assert machine["stack"]["value"] == "cpu" and machine["missing"] == []

@@ -1,0 +1,112 @@
+"""The drawing loop against transformers' own `generate`, and the merged copy against peft."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import GenerationConfig
+
+from lab.backends import plain
+from lab.backends.generate import Drawing, MergedCopy, complete, draw
+from lab.core.prompts import messages
+from lab.core.task import problems
+from lab.services.workspace import STARTER_FOLDER
+
+GREEDY = Drawing(max_new_tokens=30, temperature=0.0)
+
+
+@pytest.fixture(scope="module")
+def starter():
+    tokenizer = plain.load_tokenizer(str(STARTER_FOLDER))
+    model = plain.load_model(str(STARTER_FOLDER))
+    prompts = [plain.to_tokens(tokenizer, plain.render(tokenizer, messages(p.question, "")))
+               for level in (1, 2, 3) for p in problems(level, 3, seed=5)]
+    return tokenizer, model, prompts, plain.stop_tokens(model, tokenizer)
+
+
+@pytest.fixture
+def tuned(starter):
+    """A LoRA model with weights that change what it says."""
+    model = plain.load_model(str(STARTER_FOLDER))
+    torch.manual_seed(1)
+    lora = get_peft_model(model, LoraConfig(
+        r=4, lora_alpha=8, target_modules=["q_proj", "v_proj", "down_proj"]))
+    with torch.no_grad():
+        for name, weight in lora.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.05)
+    return lora.eval()
+
+
+def test_greedy_answers_are_those_of_transformers(starter):
+    tokenizer, model, prompts, stops = starter
+    ours = complete(model, prompts, GREEDY, stops)
+    for prompt, answer in zip(prompts, ours, strict=True):
+        theirs = model.generate(
+            input_ids=torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)),
+            generation_config=GenerationConfig(
+                max_new_tokens=30, do_sample=False, eos_token_id=stops,
+                pad_token_id=tokenizer.pad_token_id))
+        assert answer == theirs[0, len(prompt):].tolist()
+
+
+def test_copies_share_a_prompt_and_differ_when_drawn(starter):
+    _, model, prompts, stops = starter
+    alike = complete(model, prompts[:2], GREEDY, stops, copies=3)
+    assert alike[0] == alike[1] == alike[2] and alike[3] == alike[5]
+    varied = complete(model, prompts[:1], Drawing(30, 1.0, seed=1), stops, copies=8)
+    assert len({tuple(answer) for answer in varied}) > 1
+
+
+def test_the_seed_decides_what_is_drawn(starter):
+    _, model, prompts, stops = starter
+    first, again, other = (complete(model, prompts, Drawing(20, 1.0, seed=s), stops)
+                           for s in (1, 1, 2))
+    assert first == again != other
+
+
+def test_an_answer_ends_at_its_stop_token_or_at_the_limit(starter):
+    _, model, prompts, stops = starter
+    for answer in complete(model, prompts, Drawing(12, 1.0, seed=3), stops, copies=4):
+        assert 1 <= len(answer) <= 12
+        assert not set(answer[:-1]) & set(stops)
+        assert len(answer) == 12 or answer[-1] in stops
+
+
+def test_draws_follow_the_chances():
+    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]]).repeat(20_000, 1)
+    generator = torch.Generator().manual_seed(0)
+    for temperature, top_p in ((1.0, 1.0), (0.5, 1.0), (1.0, 0.7)):
+        tokens = draw(logits, Drawing(1, temperature, top_p), generator)
+        wanted = (logits[0] / temperature).softmax(-1)
+        if top_p < 1:  # 0.64 alone is below 0.7, so the second token stays too
+            wanted = torch.tensor([wanted[0], wanted[1], 0, 0]) / wanted[:2].sum()
+        shares = torch.bincount(tokens, minlength=4) / len(tokens)
+        assert torch.allclose(shares, wanted, atol=0.015)
+
+
+def test_the_merged_copy_answers_as_peft_does_and_leaves_it_untouched(starter, tuned):
+    _, _, prompts, stops = starter
+    before = {name: weight.clone() for name, weight in tuned.named_parameters()}
+    copy = MergedCopy(tuned)
+    for _ in range(3):  # refreshing again adds nothing twice
+        copy.refresh()
+    ids = torch.tensor([prompts[0]])
+    with torch.no_grad():
+        assert torch.allclose(copy.model(ids).logits, tuned(ids).logits, atol=1e-4)
+    assert complete(copy.model, prompts, GREEDY, stops) == complete(tuned, prompts, GREEDY, stops)
+    assert all(torch.equal(before[name], weight) for name, weight in tuned.named_parameters())
+
+
+def test_the_merged_copy_follows_the_adapter(starter, tuned):
+    _, _, prompts, _ = starter
+    copy = MergedCopy(tuned)
+    copy.refresh()
+    ids = torch.tensor([prompts[0]])
+    with torch.no_grad():
+        before = copy.model(ids).logits
+        for name, weight in tuned.named_parameters():
+            if "lora_B" in name:
+                weight.mul_(2)
+        copy.refresh()
+        assert not torch.allclose(copy.model(ids).logits, before, atol=1e-3)
+        assert torch.allclose(copy.model(ids).logits, tuned(ids).logits, atol=1e-4)
