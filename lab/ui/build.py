@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import importlib
 import ipaddress
 import os
 import socket
@@ -24,9 +23,9 @@ from lab.services import jobs, machine
 from lab.services.lab import Lab
 from lab.services.workspace import PROJECT
 from lab.ui.forms import REWARD_LIST, Form
-from lab.ui.tabs import data, model, rewards, start
+from lab.ui.tabs import compare, data, model, rewards, runs, start, train
 from lab.ui.theme import theme
-from lab.ui.widgets import FREE, explained, problems_html
+from lab.ui.widgets import FREE, QUIET, explained, problems_html
 
 ASSETS = PROJECT / "assets"
 LARGEST_UPLOAD = "200mb"
@@ -98,15 +97,18 @@ def build(lab: Lab) -> gr.Blocks:
                 on_data = data.build_tab(lab, form)
             with gr.Tab("Rewards", id="rewards", elem_id="tab-rewards") as tab_rewards:
                 on_rewards = rewards.build_tab(lab, form)
-            for key, title in (("train", "Train"), ("compare", "Compare"),
-                               ("runs", "Runs & export")):
-                with gr.Tab(title, id=key, elem_id=f"tab-{key}"), \
-                        contextlib.suppress(ModuleNotFoundError):
-                    importlib.import_module(f"lab.ui.tabs.{key}").build_tab(lab, form)
+            with gr.Tab("Train", id="train", elem_id="tab-train"):
+                train.build_tab(lab, form)
+            with gr.Tab("Compare", id="compare", elem_id="tab-compare") as tab_compare:
+                on_compare = compare.build_tab(lab, form)
+            with gr.Tab("Runs & export", id="runs", elem_id="tab-runs") as tab_runs:
+                on_runs = runs.build_tab(lab, form)
         start.wire(on_start, lab, form, tabs)
         model.wire(on_model, lab, form)
         data.wire(on_data, lab, form)
         rewards.wire(on_rewards, form, [page.load, tab_rewards.select])
+        compare.wire(on_compare, lab, form, page, tab_compare)
+        runs.wire(on_runs, lab, form, page, tabs, tab_runs)
         _watch(page, lab, form, on_start, on_model, on_data, on_rewards)
         chip.select(lambda: gr.Tabs(selected="train"), outputs=tabs, **FREE)
         gr.on([page.load, tab_start.select, chip.change],
@@ -119,10 +121,9 @@ def _watch(page: gr.Blocks, lab: Lab, form: Form, on_start: start.StartTab,
            on_rewards: rewards.RewardsTab) -> None:
     """Keep problems, summaries and this browser's draft in step with the form."""
     facts = _Facts(lab.workspace.root)
-    marked = gr.Textbox(visible="hidden", elem_id="marked")
     draft = gr.BrowserState(None, storage_key="grpo-lab-draft-1", secret="grpo-lab")
     shown = [on_start.problems, on_start.summary, on_model.derived, on_rewards.notes, draft,
-             marked, on_data.built_in, on_data.outside, on_data.mapping]
+             on_data.built_in, on_data.outside, on_data.mapping]
 
     @explained
     def restore(draft: dict | None) -> dict:
@@ -138,7 +139,7 @@ def _watch(page: gr.Blocks, lab: Lab, form: Form, on_start: start.StartTab,
         return form.show(RECIPES[recipe].settings())
 
     @explained
-    def check(marked_before: str, recipe: str, **values) -> dict:
+    def check(recipe: str, **values) -> dict:
         found = form.problems(values)
         updates = on_data.visible_for(values["data.source"])
         if not found:
@@ -152,10 +153,9 @@ def _watch(page: gr.Blocks, lab: Lab, form: Form, on_start: start.StartTab,
             updates |= {on_start.summary: start.summary_html(settings, recipe),
                         on_model.derived: model.derived_html(settings),
                         draft: {"recipe": recipe, "settings": settings.to_dict()}}
-        marks, now = form.mark(found, marked_before)
         of_rewards = [p for p in found if p.field == REWARD_LIST]
-        return updates | marks | {
-            marked: now, on_rewards.notes: problems_html(of_rewards),
+        return updates | form.mark(found) | {
+            on_rewards.notes: problems_html(of_rewards),
             on_start.problems: problems_html(found, "Nothing speaks against starting.")}
 
     restored = page.load(restore, draft, [on_start.cards, on_start.machine, *form.outputs()],
@@ -165,8 +165,10 @@ def _watch(page: gr.Blocks, lab: Lab, form: Form, on_start: start.StartTab,
     # recipe sets, with half of them still as they were.
     for when in (restored.then, taken.then, *(event.then for event in form.shown_by),
                  partial(gr.on, [widget.input for widget in form.widgets.values()])):
-        when(check, [marked, on_start.cards], [*shown, *form.outputs()],
-             inputs_kwargs=form.inputs(), trigger_mode="always_last", **FREE)
+        when(check, on_start.cards, [*shown, *form.outputs()],
+             inputs_kwargs=form.inputs(), trigger_mode="always_last",
+             # One after the other, so that an earlier answer never comes last.
+             concurrency_id="check", concurrency_limit=1, **QUIET)
 
 
 class _Facts:

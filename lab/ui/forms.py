@@ -185,22 +185,20 @@ class Form:
         return {self.widgets[key]: gr.update(value=value)
                 for key, value in self.values(settings).items()}
 
-    def mark(self, problems: Iterable[Problem], marked: str) -> tuple[dict[Component, Any], str]:
-        """Updates that say at each field what is wrong with it, and take back what was said.
+    def mark(self, problems: Iterable[Problem]) -> dict[Component, Any]:
+        """Updates of every widget's help: what is wrong with its value, or else what it is.
 
-        `marked` is the text that the last call returned (keep it in a hidden field).
+        All of them each time: what a page shows now is not known here, and two changes in quick
+        succession would otherwise leave a mark behind.
         """
-        wrong: dict[str, list[str]] = {}
+        wrong: dict[str, str] = {}
         for problem in problems:
-            if problem.field in self.widgets:
-                wrong.setdefault(problem.field, []).append(str(problem))
-        updates = {}
-        for key in {*marked.split(), *wrong} & {*self.widgets}:
-            widget, help = self.widgets[key], self.looks[key][0].help or None
-            info = " ".join(wrong[key]) if key in wrong else help
-            classes = [*widget.elem_classes, "wrong-field"] if key in wrong else widget.elem_classes
-            updates[widget] = gr.update(info=info, elem_classes=classes)
-        return updates, " ".join(wrong)
+            wrong[problem.field] = f"{wrong.get(problem.field, '')} {problem}".strip()
+        return {
+            widget: gr.update(
+                info=wrong.get(key) or self.looks[key][0].help or None,
+                elem_classes=[*widget.elem_classes, *(["wrong-field"] if key in wrong else [])])
+            for key, widget in self.widgets.items()}
 
 
 def _card_values(reward: Reward, chosen: Chosen | None) -> dict[str, Any]:

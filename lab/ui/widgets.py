@@ -95,13 +95,14 @@ def number(value: float | None) -> str:
     return "–" if value is None else f"{round(value, 3):g}"
 
 
-async def streamed(start: Callable[[threading.Event], Iterable[Any]]) -> AsyncIterator[Any]:
+async def streamed(start: Callable[[], Iterable[Any]],
+                   stop: threading.Event) -> AsyncIterator[Any]:
     """The newest item, again and again, of a blocking iterator that runs in a thread.
 
-    `start` gets an event that is set when the reader goes away (Stop, reload), and must end then.
-    Whatever it raises is raised here.
+    `stop` is set when the reader goes away; the iterator must end then. Whatever it raises is
+    raised here.
     """
-    loop, items, stop = asyncio.get_running_loop(), asyncio.Queue(), threading.Event()
+    loop, items = asyncio.get_running_loop(), asyncio.Queue()
 
     def put(item: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the app is going down
@@ -109,7 +110,7 @@ async def streamed(start: Callable[[threading.Event], Iterable[Any]]) -> AsyncIt
 
     def work() -> None:
         try:
-            for item in start(stop):
+            for item in start():
                 put((item, None))
         except Exception as error:
             put((None, error))

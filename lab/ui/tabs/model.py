@@ -1,5 +1,6 @@
 """The Model & LoRA tab: which model learns, how it is trained; try the base model."""
 
+import threading
 from dataclasses import dataclass
 
 import gradio as gr
@@ -10,7 +11,7 @@ from lab.core.settings import Settings
 from lab.services.chat import Side
 from lab.services.lab import Lab
 from lab.ui.forms import Form
-from lab.ui.widgets import QUIET, explained, streamed
+from lab.ui.widgets import FREE, QUIET, explained, streamed
 
 GROUP_KEYS = ("train.num_generations", "train.prompts_per_step")
 FIRST_QUESTION = ("Ana has 12 apples. She buys 5 more and gives 4 to Ben. "
@@ -59,28 +60,37 @@ def build_tab(lab: Lab, form: Form) -> ModelTab:
 
 
 def wire(tab: ModelTab, lab: Lab, form: Form) -> None:
-    idle = gr.update(interactive=True), gr.update(interactive=False)  # Ask, Stop
-    busy = gr.update(interactive=False), gr.update(interactive=True)
+    going: dict[str, threading.Event] = {}  # what ends the answer of each open page
 
+    @tab.ask.click(inputs=[tab.question], inputs_kwargs=form.inputs(),
+                   outputs=[tab.answer, tab.facts, tab.ask, tab.stop],
+                   concurrency_id="chat", concurrency_limit=1, trigger_mode="once", **QUIET)
     @explained
-    async def ask(question: str, **values):
-        settings = form.read(values)
-        conversation = messages(question, settings.data.system_prompt)
-        yield "", "<p class='busy' role='status'>The model is being loaded …</p>", *busy
+    async def ask(question: str, request: gr.Request, **values):
+        stop = going[request.session_hash] = threading.Event()
         try:
-            async for update in streamed(lambda stop: lab.chat.stream(
-                    settings, [Side(conversation)], settings.sampling, settings.train.seed, stop)):
+            settings = form.read(values)
+            conversation = messages(question, settings.data.system_prompt)
+            yield ("", "<p class='busy' role='status'>The model is being loaded …</p>",
+                   gr.update(interactive=False), gr.update(interactive=True))
+            async for update in streamed(lambda: lab.chat.stream(
+                    settings, [Side(conversation)], settings.sampling, settings.train.seed, stop),
+                    stop):
                 end = ", cut at the longest length" if update.cut else ""
-                yield (update.text, f"<p class='facts'>{update.tokens} tokens{end}</p>", *busy)
+                yield (update.text, f"<p class='facts'>{update.tokens} tokens{end}</p>",
+                       gr.skip(), gr.skip())
         except Exception:
-            yield gr.skip(), "", *idle
+            yield gr.skip(), "", gr.update(interactive=True), gr.update(interactive=False)
             raise
-        yield gr.skip(), gr.skip(), *idle
+        finally:
+            going.pop(request.session_hash, None)
+        yield gr.skip(), gr.skip(), gr.update(interactive=True), gr.update(interactive=False)
 
-    asked = tab.ask.click(ask, [tab.question], [tab.answer, tab.facts, tab.ask, tab.stop],
-                          inputs_kwargs=form.inputs(), concurrency_id="chat", concurrency_limit=1,
-                          trigger_mode="once", **QUIET)
-    tab.stop.click(lambda: idle, outputs=[tab.ask, tab.stop], cancels=[asked], **QUIET)
+    # Not `cancels`: the answer must end by itself, so that its buttons come back in order.
+    @tab.stop.click(**FREE)
+    def stop(request: gr.Request) -> None:
+        if event := going.get(request.session_hash):
+            event.set()
 
 
 def _gated(model) -> str:
