@@ -40,6 +40,8 @@ def run_training(path: str) -> int:
         said(events.Phase("Importing the libraries"))
         record = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
         settings = Settings.from_dict(record["settings"])
+        for note in record.get("notes", []):
+            said(events.Notice("info", note))
         model = record["effective"]["model"]
         go_offline_for(model)
         os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # `rollout_func` is a pinned version's

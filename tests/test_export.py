@@ -25,8 +25,9 @@ assert not any(name == "lab" or name.startswith("lab.") for name in sys.modules)
 base, folder = sys.argv[1:]
 ids = torch.tensor([[1, 2, 3]])
 with torch.inference_mode():
-    before = AutoModelForCausalLM.from_pretrained(base)(ids).logits
-    after = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder)(ids).logits
+    model = AutoModelForCausalLM.from_pretrained(base)
+    before = model(ids).logits
+    after = PeftModel.from_pretrained(model, folder)(ids).logits
 print(json.dumps({"change": float((before - after).abs().max())}))
 """
 

@@ -18,9 +18,11 @@ from lab.services.workspace import PROJECT
 
 
 def evaluate(run: Run, checkpoint: int | None = None, n: int = 200, seed: int = 0,
-             sampled: bool = False,
+             sampled: bool = False, rows: list[dict] | None = None,
              progress: Callable[[int, int], None] = lambda done, of: None) -> dict:
     """Answer up to `n` held-out questions greedily (or `sampled` as in training) and compare.
+
+    `rows` are other questions than the run's own, {"question", "answer"} each.
 
     Returns the object of `eval --json` (docs/commands), plus "answers", a list with question,
     base and tuned for each. Raises a LabError.
@@ -28,7 +30,8 @@ def evaluate(run: Run, checkpoint: int | None = None, n: int = 200, seed: int = 
     if run.settings is None:
         raise RunError(run.problem.what, run.problem.why, run.problem.next)
     adapter = run.folder.adapter_at(checkpoint)
-    rows = datasets.read_rows(run.folder.held_out) if run.folder.held_out.exists() else []
+    if rows is None:
+        rows = datasets.read_rows(run.folder.held_out) if run.folder.held_out.exists() else []
     rows = rows[:n]
     if not rows:
         raise BadData(f"Run {run.id} has no held-out questions.",

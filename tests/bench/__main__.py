@@ -7,14 +7,11 @@ Plain TRL and the lab take turns, so that a busy machine slows both; read the ra
 
 import argparse
 import json
-import os
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
 
 import psutil
@@ -24,6 +21,7 @@ from lab.core.catalog import RECIPES
 from lab.services.jobs import worker_environment
 from lab.services.lab import Lab
 from lab.services.workspace import PROJECT
+from tests.browser import App, chromium, open_tab
 
 WARM = 3  # steps that are left out of the medians
 PARTS = ("step", "generation", "reward", "update")
@@ -77,9 +75,9 @@ def steps_of(lab: Lab, run_id: str) -> list[dict]:
 def start_up(root: Path) -> None:
     """Seconds from `python app.py` to a served page, and from Start to the first reward."""
     begun = time.perf_counter()
-    app, url = open_app(root / "start")
+    app = App(root / "start").start()
     print(f"\npython app.py to a served page   {time.perf_counter() - begun:6.1f} s")
-    close(app)
+    app.end()
     lab = Lab.at(root / "start")
     settings = RECIPES["starter"].settings().with_values({"train.max_steps": 2})
     begun = time.perf_counter()
@@ -104,56 +102,26 @@ def memory(root: Path, points: int = 10_000) -> None:
         say(events.Step(step, {name: value + step * 1e-4 for name, value in metrics.items()}))
         say(events.Samples(step, groups))
     say.close()
-    app, url = open_app(root)
-    idle = psutil.Process(app.pid).memory_info().rss
-    lab.runs.log(folder.id)
+    app = App(root).start()
+    idle = psutil.Process(app.process.pid).memory_info().rss
     begun = time.perf_counter()
-    urllib.request.urlopen(url + "/gradio_api/startup-events").read()
-    read_run(url)
-    full = psutil.Process(app.pid).memory_info().rss
+    read_run(app.url)
+    full = psutil.Process(app.process.pid).memory_info().rss
     print(f"\nevents.jsonl of {points} steps {folder.events.stat().st_size / 1e6:.0f} MB\n"
           f"app idle {idle / 1e6:.0f} MB, with that run open {full / 1e6:.0f} MB "
-          f"(read in {time.perf_counter() - begun:.1f} s)")
-    close(app)
+          f"(shown in a browser after {time.perf_counter() - begun:.1f} s)")
+    app.end()
 
 
 def read_run(url: str) -> None:
-    """What a page does to show a run: the browser's own first request, made by Chromium."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"),
-            args=["--no-sandbox", "--disable-gpu"])
+    """What a page does to show a run."""
+    with chromium() as browser:
         page = browser.new_page()
-        page.goto(url + "/?tab=train")
-        page.get_by_role("tab", name="Train", exact=True).click()
+        page.goto(url)
+        open_tab(page, "Train")
         page.wait_for_function(
-            "document.querySelector('#live .js-plotly-plot')?.data?.[0]?.x?.length > 1000",
-            timeout=120_000)
-        browser.close()
-
-
-def open_app(root: Path) -> tuple[subprocess.Popen, str]:
-    """Start app.py on a free port and wait for its page."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    app = subprocess.Popen([sys.executable, "app.py", "--port", str(port), "--root", str(root)],
-                           cwd=PROJECT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-    while app.poll() is None:
-        try:
-            urllib.request.urlopen(url).read()
-            return app, url
-        except OSError:
-            time.sleep(0.05)
-    raise SystemExit("app.py ended before it served a page")
-
-
-def close(app: subprocess.Popen) -> None:
-    app.terminate()
-    app.wait()
+            "document.querySelector('#live-chart-reward .js-plotly-plot')"
+            "?.data?.at(-1)?.x?.length > 1000", timeout=120_000)
 
 
 if __name__ == "__main__":
