@@ -247,7 +247,7 @@ async function open(before) {
   if (before !== wanted) return true;
   const fresh = reply.run !== run;
   state = reply; run = reply.run || '';
-  if (!run) { x = []; y = []; names = 0; epoch = -1; cursor = 0; detail = {}; makeCharts([]); answers(null); return false; }
+  if (!run) { x = []; y = []; names = 0; epoch = -1; cursor = 0; detail = {}; makeCharts([]); answers(null); list(); return false; }
   if (wanted && wanted !== run) { wanted = ''; sessionStorage.removeItem(STORED); }  // it was deleted
   ({x, y, epoch, cursor, detail} = reply);
   names = y.length; stamp++;
@@ -367,5 +367,4 @@ sizes.observe(live);
 const theme = new MutationObserver(() => { stamp++; drawAll(); });
 theme.observe(document.body, {attributes: true, attributeFilter: ['class']});
 follow(true);
-list();
 poll();

@@ -126,7 +126,7 @@ class Feed:
         if isinstance(wanted, str) and wanted:
             try:
                 return self.runs.get(wanted), active.id if active else ""
-            except LabError:
+            except (LabError, OSError):  # OSError: a name longer than any file's can be
                 pass  # it was deleted: show what there is
         if active:
             return active, active.id

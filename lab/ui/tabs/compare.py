@@ -35,6 +35,14 @@ NOTHING = "No adapter to compare with yet. Train a model: its first checkpoint i
 WITH_RAW = [{"left": "$$", "right": "$$", "display": True},
             {"left": "\\(", "right": "\\)", "display": False},
             {"left": "\\[", "right": "\\]", "display": True}]
+SCORES_CSS = """
+.adapter { display: inline-block; margin: 0 0 8px; font-size: 13px; }
+.table tfoot td { font-weight: 700; }
+.help { margin: 8px 0; }
+.exact summary { cursor: pointer; }
+.exact pre { white-space: pre-wrap; overflow-wrap: anywhere; max-height: 300px; overflow-y: auto;
+  font-family: var(--font-mono); font-size: 13px; margin: 6px 0 0; padding: 10px 12px;
+  background: var(--background-fill-secondary); border-radius: 6px; color: inherit; }"""
 _ANSWER = re.compile(r"<answer>\s*([^\n]*?)\s*</answer>")
 
 
@@ -105,7 +113,7 @@ def _pane(side: str) -> Pane:
                           layout="bubble", buttons=["copy"], placeholder=EMPTY,
                           latex_delimiters=WITH_RAW, feedback_options=None,
                           elem_id=f"compare-{side}-chat")
-        scores = gr.HTML(elem_id=f"compare-{side}-scores")
+        scores = gr.HTML(elem_id=f"compare-{side}-scores", css_template=SCORES_CSS)
     return Pane(who, checkpoint, chat, scores)
 
 
@@ -138,7 +146,8 @@ def wire(tab: CompareTab, lab: Lab, form: Form, page: gr.Blocks, item: gr.Tab) -
             tab.question: str(row.get("question") or ""),
             tab.reference: "" if row.get("answer") is None else str(row["answer"])}
 
-    tab.clear.click(lambda: _cleared(tab), outputs=talk, **FREE)
+    gr.on([tab.clear.click, left.chat.clear, right.chat.clear], lambda: _cleared(tab),
+          outputs=talk, **FREE)
 
     @tab.stop.click(**FREE)
     def stop(request: gr.Request) -> None:
@@ -160,7 +169,8 @@ def wire(tab: CompareTab, lab: Lab, form: Form, page: gr.Blocks, item: gr.Tab) -
                          ((who_left, at_left), (who_right, at_right)))
             async for now in talks.answers(event):
                 yield _shown(tab, talks, now)
-            yield ready | _shown(tab, talks, (True, True), finished=True)
+            talks.over = True
+            yield ready | _shown(tab, talks)
         except LabError as error:
             yield ready | _failed(tab, talks, error.problem)
         except Exception as error:  # an unforeseen one must not leave the buttons as they are
@@ -213,7 +223,7 @@ class Talk:
         self.effects: list[float | None] = [None, None]
         self.thought: list[float | None] = [None, None]  # seconds until the reasoning was closed
         self.seconds = [0.0, 0.0]
-        self.stopped = False
+        self.stopped = self.over = False
 
     def prompt(self, side: int) -> list[dict]:
         """What this side is asked: its run's system prompt, its own turns, the question."""
@@ -291,11 +301,11 @@ class Talk:
                 for bubble in ({"role": "user", "content": turn["question"]},
                                *_bubbles(turn["answers"][side], True, None))]
 
-    def conversation(self, side: int, finished: bool) -> list[dict]:
+    def conversation(self, side: int) -> list[dict]:
         """What the chat of this side shows."""
         update = self.updates[side]
         return [*self.former(side), {"role": "user", "content": self.question},
-                *_bubbles(update.text, update.done or finished, self.thought[side])]
+                *_bubbles(update.text, update.done or self.over, self.thought[side])]
 
     def turns(self) -> str:
         now = {"question": self.question, "answers": [update.text for update in self.updates]}
@@ -307,7 +317,7 @@ class Talk:
         about = [f"{update.tokens} tokens in {self.seconds[side]:.1f} s"]
         if update.cut:
             about.append("cut at the longest length")
-        return (_badge(self.effects[side], bool(self.adapters[side]))
+        return (_badge(self.effects[side], bool(self.adapters[side]), self.over)
                 + scores_html(score(update.text, self.columns, chosen), chosen, self.columns)
                 + f"<p class='help'>{escape(', '.join(about))}. Scored with the rewards of "
                 f"{escape(self.run.name)}.</p><details class='exact'><summary>Exact text</summary>"
@@ -330,8 +340,10 @@ def scores_html(scored: Scored, chosen: tuple[Chosen, ...], columns: dict) -> st
             said = number(raw) if raw is not None else "not judged"
         rows.append((REWARDS[one.name].label, said, number(one.weight),
                      number(None if raw is None else raw * one.weight)))
-    rows.append(("Total", "", "", number(scored.total)))
-    return table_html(("Reward", "Score", "Weight", "Counts"), rows, numbers=(1, 2, 3))
+    table = table_html(("Reward", "Score", "Weight", "Counts"), rows, numbers=(1, 2, 3))
+    total = ("<tfoot><tr><td>Total</td><td></td><td></td>"
+             f"<td class='number total'>{number(scored.total)}</td></tr></tfoot>")
+    return table.replace("</table>", f"{total}</table>")
 
 
 def examples_of(lab: Lab, run: Run | None) -> list[dict]:
@@ -374,15 +386,15 @@ def _choices(lab: Lab, tab: CompareTab, picked: tuple[str | None, ...]) -> dict:
     return updates
 
 
-def _shown(tab: CompareTab, talk: Talk, new: tuple[bool, bool], finished: bool = False) -> dict:
+def _shown(tab: CompareTab, talk: Talk, new: tuple[bool, bool] = (True, True)) -> dict:
     updates: dict = {}
     for side, pane in enumerate(tab.panes):
         if not new[side]:
             continue
-        updates[pane.chat] = talk.conversation(side, finished)
-        over = talk.updates[side].done or finished
-        updates[pane.scores] = talk.judged(side) if over else ""
-    if finished:
+        updates[pane.chat] = talk.conversation(side)
+        finished = talk.updates[side].done or talk.over
+        updates[pane.scores] = talk.judged(side) if finished else ""
+    if talk.over:
         updates[tab.turns] = talk.turns()
         updates[tab.said] = _note("Stopped: the scores are those of unfinished answers."
                                   if talk.stopped else "")
@@ -427,12 +439,13 @@ def _closed(text: str) -> bool:
     return "</reasoning>" in text or "</think>" in text
 
 
-def _badge(effect: float | None, tuned: bool) -> str:
+def _badge(effect: float | None, tuned: bool, over: bool) -> str:
     """Proof that the adapter is at work."""
     if not tuned:
         return "<p class='badge adapter' data-effect=''>Base model, no adapter</p>"
     if effect is None:
-        return ""
+        said = "Its adapter was not checked" if over else "Checking the adapter …"
+        return f"<p class='badge adapter' data-effect=''>{said}</p>"
     if effect > 0:
         return (f"<p class='badge adapter fits' data-effect='{effect:.6g}'>Adapter live: changes "
                 f"logits by up to {effect:.2g}</p>")

@@ -12,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 
+from lab.core.knobs import plain
 from lab.core.problems import LabError, Problem, RunError
 from lab.core.rewards.registry import format_chosen
 from lab.core.settings import ALL, Settings
@@ -24,6 +25,10 @@ from lab.ui.widgets import FREE, number, problems_html, table_html
 DEFAULTS = "defaults"
 NEWEST = "newest"
 NO_RUNS = "No runs yet. Pick a recipe on the Start tab and press Start; it will be listed here."
+ZIPPED = ("A zip that plain peft loads, without the lab: the adapter, its tokenizer files and a "
+          "model card.")
+NO_ADAPTER = ("This run has no adapter yet: it is saved at each checkpoint, and when the run stops "
+              "or ends.")
 # Tells the live view which run to show, also when it was never opened (assets/live.js).
 SHOW_JS = """(id) => {
   if (id) sessionStorage.setItem('grpo-lab-run', id);
@@ -68,6 +73,7 @@ class RunsTab:
     question: gr.Row
     really: gr.Button
     keep: gr.Button
+    note: gr.HTML
     checkpoint: gr.Dropdown
     prepare: gr.Button
     download: gr.DownloadButton
@@ -84,27 +90,31 @@ def build_tab(lab: Lab, form: Form) -> RunsTab:
                                 min_width=220, label="Compare its settings with",
                                 elem_id="runs-other")
         with gr.Row(elem_id="runs-actions"):
-            show = gr.Button("Open in Train", elem_id="runs-open", scale=0, min_width=140)
-            fork = gr.Button("Use these settings", elem_id="runs-fork", scale=0, min_width=170)
-            resume = gr.Button("Resume", elem_id="runs-resume", scale=0, min_width=110)
-            delete = gr.Button("Delete", elem_id="runs-delete", scale=0, min_width=110)
+            show = gr.Button("Open in Train", elem_id="runs-open", size="md", scale=0,
+                             min_width=150)
+            fork = gr.Button("Use these settings", elem_id="runs-fork", size="md", scale=0,
+                             min_width=190)
+            resume = gr.Button("Resume", elem_id="runs-resume", size="md", scale=0, min_width=110)
+            delete = gr.Button("Delete", elem_id="runs-delete", size="md", scale=0, min_width=110)
         with gr.Row(visible=False, elem_id="runs-delete-question") as question:
             gr.HTML("<p>Delete this run with its curves, answers and adapters? It cannot be "
                     "brought back.</p>")
             really = gr.Button("Yes, delete it", variant="stop", elem_id="runs-delete-yes",
-                               scale=0, min_width=150)
-            keep = gr.Button("Keep it", elem_id="runs-delete-no", scale=0, min_width=110)
+                               size="md", scale=0, min_width=150)
+            keep = gr.Button("Keep it", elem_id="runs-delete-no", size="md", scale=0,
+                             min_width=110)
         details = gr.HTML(elem_id="runs-details")
-        gr.HTML("<h3>Export the adapter</h3><p class='help'>A zip that plain peft loads, without "
-                "the lab: adapter, tokenizer files and a model card.</p>")
-        with gr.Row(elem_id="runs-export", equal_height=True):
-            checkpoint = gr.Dropdown([("Newest", NEWEST)], value=NEWEST, label="Checkpoint",
-                                     elem_id="runs-checkpoint", scale=0, min_width=200)
-            prepare = gr.Button("Make the zip", elem_id="runs-prepare", scale=0, min_width=150)
+        gr.HTML("<h3>Export the adapter</h3>")
+        note = gr.HTML(elem_id="runs-export-note")
+        checkpoint = gr.Dropdown([("Newest", NEWEST)], value=NEWEST, label="Checkpoint",
+                                 elem_id="runs-checkpoint", scale=0)
+        with gr.Row(elem_id="runs-export"):
+            prepare = gr.Button("Make the zip", elem_id="runs-prepare", size="md", scale=0,
+                                min_width=150)
             download = gr.DownloadButton("Download", elem_id="runs-download", interactive=False,
-                                         variant="primary", scale=0, min_width=220)
+                                         variant="primary", size="md", scale=0, min_width=200)
     return RunsTab(table, run, other, details, said, show, fork, resume, delete, question, really,
-                   keep, checkpoint, prepare, download, panel)
+                   keep, note, checkpoint, prepare, download, panel)
 
 
 def wire(tab: RunsTab, lab: Lab, form: Form, page: gr.Blocks, tabs: gr.Tabs, item: gr.Tab) -> None:
@@ -112,7 +122,7 @@ def wire(tab: RunsTab, lab: Lab, form: Form, page: gr.Blocks, tabs: gr.Tabs, ite
     exports = Path(tempfile.mkdtemp(prefix="grpo-lab-"))
     atexit.register(shutil.rmtree, exports, ignore_errors=True)
     shown = [tab.table, tab.panel, tab.run, tab.other, tab.details, tab.open, tab.fork, tab.resume,
-             tab.delete, tab.question, tab.checkpoint, tab.prepare, tab.download]
+             tab.delete, tab.question, tab.note, tab.checkpoint, tab.prepare, tab.download]
 
     def look(run_id: str | None, other: str | None) -> dict:
         return _look(lab, tab, run_id, other)
@@ -130,7 +140,6 @@ def wire(tab: RunsTab, lab: Lab, form: Form, page: gr.Blocks, tabs: gr.Tabs, ite
 
     tab.open.click(lambda _: gr.Tabs(selected="train"), tab.run, tabs, js=SHOW_JS, **FREE)
 
-    @tab.fork.click(inputs=tab.run, outputs=[*form.outputs(), tab.said, tabs], **FREE)
     def fork(run_id: str) -> dict:
         try:
             settings = _settings_of(lab.runs.get(run_id))
@@ -139,6 +148,8 @@ def wire(tab: RunsTab, lab: Lab, form: Form, page: gr.Blocks, tabs: gr.Tabs, ite
             return {tab.said: _problem(error.problem)}
         return form.show(settings) | {tabs: gr.Tabs(selected="model"), tab.said: _done(
             f"The form now holds the settings of {name}. Change what you like, then press Start.")}
+
+    form.shown_by.append(tab.fork.click(fork, tab.run, [*form.outputs(), tab.said, tabs], **FREE))
 
     @tab.resume.click(inputs=[tab.run, tab.other], outputs=[*shown, tab.said, tabs],
                       trigger_mode="once", concurrency_id="start", concurrency_limit=1,
@@ -212,6 +223,7 @@ def _look(lab: Lab, tab: RunsTab, run_id: str | None, other: str | None) -> dict
                               and run.settings.train.max_steps > steps[-1]),
         tab.delete: gr.update(interactive=not run.is_active),
         tab.question: gr.update(visible=False),
+        tab.note: f"<p class='help'>{ZIPPED if has_adapter else NO_ADAPTER}</p>",
         tab.checkpoint: gr.update(
             choices=[("Newest", NEWEST), *((f"Step {s}", str(s)) for s in reversed(steps))],
             value=NEWEST, interactive=has_adapter),
@@ -258,11 +270,10 @@ def details_html(run: Run, other: Run | None) -> str:
     labels = {s.key: s.knob.label for s in ALL}
     rows = [(labels[key], key, _value(mine), _value(theirs))
             for key, (mine, theirs) in differences.items()]
-    caption = f"{len(rows)} settings differ from {name}"
-    if len(rows) == 1:
-        caption = f"One setting differs from {name}"
+    title = (f"{len(rows)} settings differ from {name}" if len(rows) > 1
+             else f"One setting differs from {name}")
     heads = ("Setting", "Key", run.name, other.name if other else "Default")
-    return found + about + table_html(heads, rows, caption)
+    return f"{found}{about}<h3>{escape(title)}</h3>{table_html(heads, rows)}"
 
 
 def title_of(run: Run) -> str:
@@ -305,6 +316,8 @@ def _value(value: Any) -> str:
     if isinstance(value, tuple):
         value = (", ".join(value) if value and isinstance(value[0], str)
                  else format_chosen(value).replace(",", ", "))
+    if isinstance(value, float):
+        value = plain(value)
     text = " ".join(str(value).split()) or "(empty)"
     return text if len(text) <= 160 else f"{text[:159]}…"
 

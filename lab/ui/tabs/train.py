@@ -26,15 +26,16 @@ class TrainTab:
 
 def build_tab(lab: Lab, form: Form) -> TrainTab:
     with gr.Row(elem_classes="toolbar", elem_id="train-toolbar"):
-        stop = gr.Button("Stop after this step", elem_id="stop", interactive=False, scale=0,
-                         min_width=180)
-        kill = gr.Button("Stop now", elem_id="stop-now", interactive=False, scale=0,
+        stop = gr.Button("Stop after this step", elem_id="stop", interactive=False, size="md",
+                         scale=0, min_width=180)
+        kill = gr.Button("Stop now", elem_id="stop-now", interactive=False, size="md", scale=0,
                          min_width=120)
         gr.HTML("<p style='text-align:right;padding:8px 0;margin:0'>Go on to step</p>",
                 apply_default_css=False, min_width=110)
         steps = gr.Number(label="Go on to step", elem_id="resume-steps", container=False,
                           interactive=False, scale=0, min_width=110)
-        resume = gr.Button("Resume", elem_id="resume", interactive=False, scale=0, min_width=110)
+        resume = gr.Button("Resume", elem_id="resume", interactive=False, size="md",
+                           scale=0, min_width=110)
     with gr.Row(visible=False, elem_id="stop-now-question", elem_classes="question") as question:
         gr.HTML("<p>Stop at once? What was learnt since the last checkpoint is lost.</p>")
         sure = gr.Button("Yes, stop now", variant="stop", elem_id="stop-now-yes", scale=0,
