@@ -1,10 +1,7 @@
 """The page: header, tabs in their order, what is watched across tabs, and how it is served."""
 
 import contextlib
-import errno
 import ipaddress
-import os
-import socket
 import time
 from collections.abc import Callable
 from functools import partial
@@ -112,7 +109,8 @@ def build(lab: Lab) -> gr.Blocks:
         _watch(page, lab, form, on_start, on_model, on_data, on_rewards)
         chip.select(lambda: gr.Tabs(selected="train"), outputs=tabs, **FREE)
         gr.on([page.load, tab_start.select, chip.change],
-              explained(lambda: start.runs_html(lab.runs.all())), outputs=on_start.runs, **FREE)
+              explained(lambda: (start.runs_html(lab.runs.all()), "")),
+              outputs=[on_start.runs, on_start.said], **FREE)
     return page
 
 
@@ -228,22 +226,6 @@ class SameSite:
             ipaddress.ip_address(name)
             return True
         return False
-
-
-def check_port(host: str, port: int) -> None:
-    """Raise RunError if the port cannot be used."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        if os.name != "nt":
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            taken = error.errno == errno.EADDRINUSE
-            raise RunError(
-                f"Port {port} is taken." if taken else f"{host}:{port} cannot be used.",
-                "" if taken else f"{error.strerror or error}.",
-                f"Take another one, for example --port {port % 65535 + 1}.") from error
 
 
 def launch(lab: Lab, host: str = "127.0.0.1", port: int = 7860, share: bool = False

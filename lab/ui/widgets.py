@@ -23,8 +23,8 @@ def explained(function: Callable) -> Callable:
 
     def toast(error: Exception) -> gr.Error:
         problem = explain(error)
-        text = "<br>".join(escape(part) for part in (problem.why, problem.next) if part)
-        return gr.Error(text or escape(problem.what), title=escape(problem.what), duration=None,
+        more = "".join(f"<br>{escape(part)}" for part in (problem.why, problem.next) if part)
+        return gr.Error(f"<b>{escape(problem.what)}</b>{more}", duration=20, title="This failed",
                         print_exception=not isinstance(error, LabError))
 
     if inspect.isasyncgenfunction(function):

@@ -25,6 +25,7 @@ from lab.ui.widgets import QUIET, number, problems_html
 NO_RUNS = "No runs yet. Pick a recipe and press Start."
 SHOWN_RUNS = 5
 SHOWN_CHANGES = 6
+LONG = 70  # characters of a value from which on it is only said to be changed
 
 
 CARDS_JS = """
@@ -56,7 +57,7 @@ def build_tab(lab: Lab, form: Form) -> StartTab:
     with gr.Row(elem_classes="columns"):
         with gr.Column(scale=5, min_width=320):
             gr.HTML("<h2>Pick a recipe</h2>")
-            cards = gr.HTML(DEFAULT_RECIPE, html_template=_cards(facts), js_on_load=CARDS_JS,
+            cards = gr.HTML(DEFAULT_RECIPE, html_template=cards_html(facts), js_on_load=CARDS_JS,
                             apply_default_css=False, elem_id="recipes")
             with gr.Column(elem_classes="sheet"):
                 gr.HTML("<h3>What Start will run</h3>")
@@ -112,7 +113,7 @@ def refusal_html(problem: Problem) -> str:
     return f"<div role='alert'>{problems_html([problem])}</div>"
 
 
-def _cards(facts: Machine) -> str:
+def cards_html(facts: Machine) -> str:
     cuda = choose_stack("auto", facts).value == "gpu"
     cards = []
     for recipe in RECIPES.values():
@@ -166,8 +167,7 @@ def summary_html(settings: Settings, recipe: str) -> str:
     text = f"<dl>{text}</dl>"
     if changes:
         labels = {s.key: s.knob.label for s in ALL}
-        shown = [f"<li>{escape(labels[key])}: <b>{escape(_short(now))}</b> "
-                 f"<span class='was'>instead of {escape(_short(was))}</span></li>"
+        shown = [f"<li>{escape(labels[key])}: {_change(was, now)}</li>"
                  for key, (was, now) in list(changes.items())[:SHOWN_CHANGES]]
         if len(changes) > SHOWN_CHANGES:
             shown.append(f"<li>and {len(changes) - SHOWN_CHANGES} more</li>")
@@ -185,14 +185,20 @@ def _source(settings: Settings) -> tuple[str, str]:
             "file": (Path(data.path).name or "A file of yours", rows)}[data.source]
 
 
-def _short(value: object) -> str:
+def _change(was: object, now: object) -> str:
+    was, now = _plain(was), _plain(now)
+    if max(len(was), len(now)) > LONG:
+        return "<b>changed</b>"
+    return f"<b>{escape(now)}</b> <span class='was'>instead of {escape(was)}</span>"
+
+
+def _plain(value: object) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, tuple):
         value = (format_chosen(value) if value and not isinstance(value[0], str)
                  else ", ".join(value))
-    text = " ".join(str(value).split()) or "nothing"
-    return text if len(text) <= 60 else f"{text[:59]}…"
+    return " ".join(str(value).split()) or "nothing"
 
 
 def runs_html(runs: Sequence[Run]) -> str:
