@@ -7,13 +7,13 @@ import pytest
 
 from lab.core.catalog import RECIPES
 from lab.core.checks import Machine
-from lab.core.problems import BadSettings, Problem
+from lab.core.problems import BadData, BadSettings, Problem
 from lab.core.rewards.registry import REWARDS, Chosen
 from lab.core.settings import ALL, GROUPS, Settings
 from lab.services.lab import Lab
 from lab.ui.build import build
 from lab.ui.forms import REWARD_LIST, Form
-from lab.ui.tabs import rewards, start
+from lab.ui.tabs import data, rewards, start
 
 WIDGETS = [s for s in ALL if s.key != REWARD_LIST]
 
@@ -153,3 +153,26 @@ def test_every_preset_can_be_scored(completion, answer):
 def test_text_of_others_never_becomes_markup():
     settings = Settings().with_values({"model.name": "<script>alert(1)</script>"})
     assert "<script>" not in start.summary_html(settings, "starter")
+
+
+def test_an_upload_is_kept_once_under_a_plain_name(tmp_path):
+    folder = tmp_path / "uploads"
+    upload = tmp_path / "my rows; rm -rf (1).CSV"
+    upload.write_text("question,answer\n1+1,2\n")
+    first = data.keep_upload(upload, folder)
+    assert first == folder / "my-rows-rm-rf-1.csv"
+    assert data.keep_upload(upload, folder) == first
+    upload.write_text("question,answer\n2+2,4\n")
+    assert data.keep_upload(upload, folder) == folder / "my-rows-rm-rf-1-2.csv"
+
+
+def test_an_upload_of_another_kind_is_refused(tmp_path):
+    upload = tmp_path / "model.exe"
+    upload.write_bytes(b"MZ")
+    with pytest.raises(BadData, match="Upload a file that ends in .csv"):
+        data.keep_upload(upload, tmp_path / "uploads")
+
+
+def test_the_histogram_counts_what_is_too_long():
+    assert "All fit" in data.lengths_html([10, 12, 12], 12)
+    assert "2 of 3 are longer than the longest prompt, 11" in data.lengths_html([10, 12, 12], 11)

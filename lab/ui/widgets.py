@@ -24,7 +24,7 @@ def explained(function: Callable) -> Callable:
     def toast(error: Exception) -> gr.Error:
         problem = explain(error)
         more = "".join(f"<br>{escape(part)}" for part in (problem.why, problem.next) if part)
-        return gr.Error(f"<b>{escape(problem.what)}</b>{more}", duration=20, title="This failed",
+        return gr.Error(f"<b>{escape(problem.what)}</b>{more}", duration=20,
                         print_exception=not isinstance(error, LabError))
 
     if inspect.isasyncgenfunction(function):

@@ -104,12 +104,9 @@ def wire(tab: DataTab, lab: Lab, form: Form) -> None:
 
     @explained
     def take_upload(path: str) -> list:
-        kept = keep_upload(Path(path), lab.workspace.make().uploads)
-        try:
-            return mapped(Data(source="file", path=str(kept)))
-        except BadData:
-            kept.unlink(missing_ok=True)
-            raise
+        updates = mapped(Data(source="file", path=path))  # refuses what is no table
+        updates[1] = str(keep_upload(Path(path), lab.workspace.make().uploads))
+        return updates
 
     @explained
     def read_columns(**values) -> list:
@@ -146,7 +143,7 @@ def wire(tab: DataTab, lab: Lab, form: Form) -> None:
 
 
 def keep_upload(path: Path, folder: Path) -> Path:
-    """Copy an upload into the lab's own folder under a plain name; its content is checked later."""
+    """Copy an upload into the lab's own folder, under a plain name that no other content has."""
     suffix = path.suffix.lower()
     if suffix not in FILE_KINDS:
         raise BadData(f"{path.name} cannot be used.", f"Its name ends in {suffix or 'nothing'}.",
@@ -155,6 +152,8 @@ def keep_upload(path: Path, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     attempt = 1
     while (kept := folder / f"{stem}{f'-{attempt}' if attempt > 1 else ''}{suffix}").exists():
+        if path.read_bytes() == kept.read_bytes():
+            return kept
         attempt += 1
     shutil.copyfile(path, kept)
     return kept
