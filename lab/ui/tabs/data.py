@@ -148,7 +148,7 @@ def keep_upload(path: Path, folder: Path) -> Path:
     if suffix not in FILE_KINDS:
         raise BadData(f"{path.name} cannot be used.", f"Its name ends in {suffix or 'nothing'}.",
                       f"Upload a file that ends in {', '.join(FILE_KINDS)}.", "data.path")
-    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", path.stem).strip("-")[:60] or "upload"
+    stem = re.sub(r"[^A-Za-z0-9_]+", "-", path.stem).strip("-")[:60] or "upload"
     folder.mkdir(parents=True, exist_ok=True)
     attempt = 1
     while (kept := folder / f"{stem}{f'-{attempt}' if attempt > 1 else ''}{suffix}").exists():

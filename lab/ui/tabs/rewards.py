@@ -91,7 +91,9 @@ def presets() -> dict[str, tuple[str, str]]:
             seen.add(completion)
             mark = "cannot be judged" if expected is None else plain(expected)
             label = f"{reward.label} = {mark}: {_short(completion)}"
-            found.setdefault(label, (completion, columns.get("answer", ANSWER)))
+            alike = sum(known.startswith(label) for known in found)
+            label += f" ({alike + 1})" if alike else ""
+            found[label] = completion, columns.get("answer", ANSWER)
     return found | {label: (text, ANSWER) for label, text in CHEATS}
 
 
