@@ -10,7 +10,7 @@ const STORED = 'grpo-lab-run';
 const WORDS = {none: 'No runs yet', starting: 'Starting', running: 'Training', stopping: 'Stopping after this step',
   stopped: 'Stopped', failed: 'Failed', finished: 'Finished', damaged: 'Damaged', error: 'Something is wrong'};
 const ACTIVE = ['starting', 'running', 'stopping'];
-const DASHES = ['solid', 'dash', 'dot', 'dashdot', 'longdash', 'longdashdot'];
+const DASHES = ['solid', '8px,2px', '2px,2px', '9px,2px,2px,2px', '14px,3px', '5px,2px,1px,2px,1px,2px'];  // short gaps: curves jump
 const LIGHT = ['#0072b2', '#c2500a', '#007a5a', '#a3407f', '#8a6a00', '#4b5a9e'];  // told apart by most eyes,
 const DARK = ['#6cbcf0', '#f0a35e', '#3dcfa3', '#e59ccb', '#e8d44d', '#a9b5f2'];    // and by their dashes
 
@@ -33,14 +33,15 @@ function h(tag, look, ...children) {
   return made;
 }
 const set = (selector, text) => { const at = $(selector); if (at.textContent !== text) at.textContent = text; };
-const fixed = (value, digits) => value == null ? '–' : value.toFixed(digits);
+const fixed = (value, digits) => value == null ? '–' : value.toFixed(digits).replace('-', '−');
 const percent = value => value == null ? '–' : `${Math.round(value * 100)} %`;
 const signed = value => value == null ? '–' : (value > 0 ? '+' : value < 0 ? '−' : '') + Math.abs(value).toFixed(2);
 function short(value) {
   if (value == null) return '–';
   const size = Math.abs(value);
-  if (size !== 0 && (size < 0.001 || size >= 1e6)) return value.toExponential(1).replace('e-', 'e−').replace('+', '');
-  return size >= 100 ? value.toFixed(0) : size >= 10 ? value.toFixed(1) : value.toFixed(size < 0.1 && size > 0 ? 4 : 2);
+  const text = size !== 0 && (size < 0.001 || size >= 1e6) ? value.toExponential(1).replace('+', '')
+    : value.toFixed(size >= 100 ? 0 : size >= 10 ? 1 : size < 0.1 && size > 0 ? 4 : 2);
+  return text.replaceAll('-', '−');
 }
 function time(seconds) {
   if (seconds == null) return '–';
@@ -64,10 +65,12 @@ plotly.then(drawAll, () => set('#live-charts', 'The curves cannot be drawn: plot
 function makeCharts(specs) {
   const box = $('#live-charts');
   for (const chart of charts) { watcher.unobserve(chart.box); if (window.Plotly) Plotly.purge(chart.plot); }
+  const small = specs.filter(spec => !spec.key.startsWith('reward'));
+  const half = small.length % 3 === 2 ? small.slice(-2) : [];  // two in the last row share it
   charts = specs.map(spec => {
     const plot = h('div', {class: 'plot', role: 'group', 'aria-label': `${spec.title}: curve`});
     const now = h('span', {class: 'now'});
-    const box = h('figure', {class: 'chart' + (spec.key.startsWith('reward') ? ' wide' : ''), id: `live-chart-${spec.key}`},
+    const box = h('figure', {class: 'chart' + (spec.key.startsWith('reward') ? ' wide' : half.includes(spec) ? ' half' : ''), id: `live-chart-${spec.key}`},
       h('figcaption', {}, h('b', {}, spec.title), now), h('p', {class: 'why'}, spec.help), plot);
     return {spec, box, plot, now, drawn: 0, stamp: -1, seen: false};
   });
@@ -92,8 +95,10 @@ function traces({spec}) {
     made.push({...edge, ...from(spec.band[0]), name: 'low'},
               {...edge, ...from(spec.band[1]), name: 'high', fill: 'tonexty', fillcolor: colours[0] + '2e'});
   }
+  const count = spec.lines.length;  // the last reward, usually the one that matters, gets the solid line
+  const dash = i => DASHES[(spec.key === 'rewards' ? count - 1 - i : i) % DASHES.length];
   spec.lines.forEach((line, i) => made.push({type: 'scatter', mode: few ? 'markers' : 'lines', name: line.name, connectgaps: true,
-    ...from(line.at), line: {color: colours[i % colours.length], width: 2, dash: DASHES[i % DASHES.length]},
+    ...from(line.at), line: {color: colours[i % colours.length], width: 2, dash: dash(i)},
     marker: {color: colours[i % colours.length], size: 7}}));
   return made;
 }
@@ -107,7 +112,7 @@ function layout({spec}) {
     hoverlabel: {bgcolor: css('--background-fill-primary'), bordercolor: grid, font: {color: css('--body-text-color')}},
     xaxis: {...axis, showgrid: false, hoverformat: 'd', unifiedhovertitle: {text: 'Step %{x}'}, ...(x.length < 5 ? {dtick: 1} : {})},
     yaxis: {...axis, hoverformat: spec.percent ? '.0%' : '.4~g', tickformat: spec.percent ? '.0%' : spec.key === 'lr' ? '.1~e' : '~g',
-      nticks: 6, ...(spec.percent ? {range: [-0.02, 1.04]} : {}), ...(spec.key === 'length' ? {rangemode: 'tozero'} : {})},
+      nticks: 6, ...(spec.percent ? {range: [-0.02, 1.04]} : {}), ...(['length', 'rewards'].includes(spec.key) ? {rangemode: 'tozero'} : {})},
     legend: {orientation: 'h', x: 0, y: 1.02, yanchor: 'bottom', font: {size: 12}}};
 }
 
@@ -162,7 +167,7 @@ const sentence = text => text.charAt(0).toUpperCase() + text.slice(1);
 
 function showFigures(going) {
   const box = $('#live-figures'), reward = lineOf('reward');
-  box.hidden = !x.length;
+  box.hidden = $('#live-charts').hidden = !x.length;
   if (!x.length) return set('#live-summary', run ? `${$('.word').textContent}. No step yet.` : '');
   const now = reward == null ? null : newest(reward), first = detail.reward_first;
   const length = lineOf('length'), cut = lineOf('cut'), right = lineOf('dead', 0), wrong = lineOf('dead', 1);
@@ -247,7 +252,7 @@ async function open(before) {
   if (before !== wanted) return true;
   const fresh = reply.run !== run;
   state = reply; run = reply.run || '';
-  if (!run) { x = []; y = []; names = 0; epoch = -1; cursor = 0; detail = {}; makeCharts([]); answers(null); list(); return false; }
+  if (!run) { wanted = ''; sessionStorage.removeItem(STORED); x = []; y = []; names = 0; epoch = -1; cursor = 0; detail = {}; makeCharts([]); answers(null); list(); return false; }
   if (wanted && wanted !== run) { wanted = ''; sessionStorage.removeItem(STORED); }  // it was deleted
   ({x, y, epoch, cursor, detail} = reply);
   names = y.length; stamp++;

@@ -103,7 +103,8 @@ def build_tab(lab: Lab, form: Form) -> RunsTab:
                                size="md", scale=0, min_width=150)
             keep = gr.Button("Keep it", elem_id="runs-delete-no", size="md", scale=0,
                              min_width=110)
-        details = gr.HTML(elem_id="runs-details")
+        details = gr.HTML(elem_id="runs-details", css_template=".help { margin: 10px 0; } "
+                          "h3 { margin: 14px 0 8px; }")
         gr.HTML("<h3>Export the adapter</h3>")
         note = gr.HTML(elem_id="runs-export-note")
         checkpoint = gr.Dropdown([("Newest", NEWEST)], value=NEWEST, label="Checkpoint",

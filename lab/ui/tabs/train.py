@@ -92,11 +92,13 @@ def _said(problem: Problem | None) -> dict:
 
 def _buttons(lab: Lab, tab: TrainTab, run_id: str) -> dict:
     off = {part: gr.update(interactive=False)
-           for part in (tab.stop, tab.kill, tab.resume, tab.steps)}
+           for part in (tab.stop, tab.kill, tab.resume)}
+    off[tab.steps] = gr.update(interactive=False, value=None)
     try:
         run = lab.runs.get(run_id)
     except LabError:
         return off
+    off[tab.steps] = gr.update(interactive=False, value=run.steps or None)
     if run.is_active:
         return off | {
             tab.stop: gr.update(interactive=run.status in ("starting", "running")),
