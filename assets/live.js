@@ -126,7 +126,9 @@ function draw(chart) {
   if (chart.now.textContent !== now) chart.now.textContent = now;
   if (!chart.seen || !window.Plotly || !live.offsetParent) return;
   if (chart.stamp !== stamp || chart.drawn < 5) {
-    Plotly.react(chart.plot, traces(chart), layout(chart), CONFIG);
+    const made = traces(chart);  // what is hidden stays hidden, whoever hid it
+    made.forEach((trace, i) => { const before = chart.plot.data?.[i]?.visible; if (before != null) trace.visible = before; });
+    Plotly.react(chart.plot, made, layout(chart), CONFIG);
   } else if (x.length > chart.drawn) {
     const order = [...(chart.spec.band || []), ...chart.spec.lines.map(line => line.at)];
     Plotly.extendTraces(chart.plot, {x: order.map(() => x.slice(chart.drawn)), y: order.map(at => y[at].slice(chart.drawn))},
