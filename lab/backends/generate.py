@@ -86,7 +86,9 @@ def draw(logits: torch.Tensor, drawing: Drawing, generator: torch.Generator) -> 
         ordered, order = chances.sort(-1, descending=True)
         beyond = ordered.cumsum(-1) - ordered > drawing.top_p  # the first token always stays
         chances = torch.zeros_like(chances).scatter(-1, order, ordered.masked_fill(beyond, 0.0))
-    return torch.multinomial(chances, 1, generator=generator).squeeze(-1)
+    # The first of independent exponential clocks, each as fast as its token is likely: the same
+    # chances as torch.multinomial, which takes a tenth of the whole rollout on a CPU.
+    return (chances / torch.empty_like(chances).exponential_(generator=generator)).argmax(-1)
 
 
 def complete(model, prompts: Sequence[Sequence[int]], drawing: Drawing, stops: Sequence[int],

@@ -50,7 +50,7 @@ RECIPES = {recipe.key: recipe for recipe in (
            "A small model that ships with the lab learns to reason before it answers. Two minutes "
            "on a laptop, no network.",
            {"data.system_prompt": STARTER_SYSTEM_PROMPT, "model.max_seq_length": 512,
-            "train.max_steps": 140, "train.learning_rate": 5e-4, "train.max_prompt_length": 128,
+            "train.max_steps": 100, "train.learning_rate": 5e-4, "train.max_prompt_length": 128,
             "train.max_completion_length": 80, "train.max_grad_norm": 1.0,
             "train.weight_decay": 0.0, "train.lr_scheduler_type": "constant_with_warmup",
             "train.warmup_ratio": 0.05, "train.save_steps": 20, "sampling.max_tokens": 200}),
