@@ -106,7 +106,7 @@ def test_start_watch_reload_stop_compare_and_take_the_adapter_home(app, open_pag
     for side in ("left", "right"):
         expect(page.locator(f"#compare-{side}-scores")).to_contain_text("Right answer",
                                                                        timeout=SLOW)
-    expect(page.locator("#tab-compare, body")).to_contain_text(re.compile("changes .*logits", re.S))
+    expect(page.locator("#compare-right .badge.adapter")).to_contain_text("logits", timeout=SLOW)
     expect(page.locator("#compare-send")).to_be_enabled(timeout=SLOW)
     page.locator("#compare-question textarea").fill("And if he eats 2?")  # a follow-up turn
     page.locator("#compare-send").click()

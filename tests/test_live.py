@@ -249,21 +249,16 @@ def test_before_the_first_step_it_says_what_it_is_busy_with(lab, feed, monkeypat
     assert reply["status"] == "starting" and reply["phase"] == "loading the model"
 
 
-def test_the_pace_is_that_of_the_newest_stretch(lab, feed, monkeypatch):
+def test_the_pace_is_that_of_the_newest_steps_and_not_of_a_break(lab, feed):
     run = Run(lab)
-    at = iter([0.0, 2.0, 4.0, 1000.0, 1003.0, 1006.0])
-    monkeypatch.setattr("lab.core.events.time.time", lambda: next(at))
-    run.write(events.Started(10, 0, {}))
-    run.write(events.Step(1, {}))
-    run.write(events.Step(2, {}))
-    monkeypatch.undo()
-    assert feed.tick(["", "", -1, 0, 0])["pace"] == 2.0
-    monkeypatch.setattr("lab.core.events.time.time", lambda: next(at))
-    run.write(events.Started(10, 2, {}))
-    run.write(events.Step(3, {}))
-    run.write(events.Step(4, {}))
-    monkeypatch.undo()
-    assert feed.tick(["", "", -1, 0, 0])["pace"] == 3.0
+    run.write(events.Started(100, 0, {}))
+    for step in range(1, 31):
+        run.write(events.Step(step, {"seconds/step": 9.0}))
+    run.write(events.Started(100, 30, {}))
+    for step in range(31, 51):
+        run.write(events.Step(step, {"seconds/step": 3.0}))
+    state = feed.tick(["", "", -1, 0, 0])
+    assert state["pace"] == 3.0 and state["left"] == 150
 
 
 def test_groups_come_best_answer_first_with_scores_and_errors(lab, feed):

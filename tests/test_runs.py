@@ -127,3 +127,18 @@ def test_a_root_that_cannot_be_written_is_a_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot be written"):
         Workspace(tmp_path / "file" / "runs").make()
+
+
+def test_time_is_that_of_training_and_not_of_the_breaks(run, monkeypatch):
+    clock = iter([100, 110, 120, 500, 510, 515])  # started, step, stopped; phase, started, step
+    monkeypatch.setattr(events.time, "time", lambda: next(clock))
+    write(run.events, events.Started(5, 0, {}), step(1), events.Stopped(1), events.Phase("x"),
+          events.Started(5, 1, {}), step(2))
+    found = Runs(Workspace(run.path.parent)).get(run.id)
+    assert found.seconds == 20 + 5
+
+
+def test_a_run_that_was_ended_at_once_by_its_owner_is_stopped_not_failed(run):
+    write(run.events, events.Started(5, 0, {}), step(1))
+    run.control.write_text("now\n")
+    assert Runs(Workspace(run.path.parent)).get(run.id).status == "stopped"

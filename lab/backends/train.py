@@ -20,6 +20,7 @@ from lab.core.prompts import messages
 from lab.core.rewards.registry import REWARDS, BatchReward
 from lab.core.settings import Settings
 
+ERRORS = "reward_errors/"  # metrics that are counts: summed over the steps of a point
 COPY_SHARE = 0.2  # of the free memory that a merged copy for the rollouts may take
 
 
@@ -134,11 +135,11 @@ class Scoreboard:
         def scored(prompts, completions, completion_ids, **columns):
             begun = time.perf_counter()
             before = reward.error_count
+            columns.pop("log_metric", None)  # errors are counted here; TRL would average them
             result = reward(prompts=prompts, completions=completions,
                             completion_ids=completion_ids, **columns)
             self.seconds["reward"] += time.perf_counter() - begun
-            if failed := reward.error_count - before:
-                self.pending[f"reward_errors/{reward.__name__}"].append(float(failed))
+            self.pending[ERRORS + reward.__name__].append(float(reward.error_count - before))
             self._scores[reward.__name__] = result
             if reward is self.rewards[-1]:
                 self._complete(prompts, completions, completion_ids, columns)
@@ -191,8 +192,9 @@ class Scoreboard:
         return [a / (spread + 1e-4) for a in metrics.advantages(group, scale=False)]
 
     def take(self) -> dict[str, float]:
-        """Means of what was gathered since the last call, and the seconds spent."""
-        taken = {name: sum(values) / len(values) for name, values in self.pending.items()}
+        """What was gathered since the last call: means, and sums of errors."""
+        taken = {name: sum(values) / (1 if name.startswith(ERRORS) else len(values))
+                 for name, values in self.pending.items()}
         self.pending.clear()
         return taken
 

@@ -75,6 +75,6 @@ RECIPES = {recipe.key: recipe for recipe in (
            needs_gpu=True),
     Recipe("own", "Your own data",
            "A file of yours (CSV, JSON, JSONL, Parquet); choose it under Data.",
-           {"data.source": "file", "data.rows": 0}),
+           {"data.source": "file", "data.rows": 0, "data.held_out": 50}),
 )}
 DEFAULT_RECIPE = "starter"

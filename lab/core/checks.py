@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from lab.core.problems import Problem
 from lab.core.rewards.registry import REWARDS
-from lab.core.settings import ALL, STARTER, Settings, problem_of
+from lab.core.settings import ALL, STARTER, Settings, problem_of, setting_named
 
 ADVISED_ROWS = 500  # the classic notebook advises at least so many before judging a run
 
@@ -97,7 +97,7 @@ def gpu_settings_have_a_gpu(settings: Settings, machine: Machine) -> list[Proble
          "'adamw_torch'"),
     ]
     return [Problem(f"{name} needs a GPU.", f"The stack is 'cpu', because {stack.why}.",
-                    f"Set {key} to {value}.", field=key)
+                    f"Set '{setting_named(key).knob.label}' to {value}.", field=key)
             for is_on, name, key, value in wanted if is_on]
 
 

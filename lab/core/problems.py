@@ -135,5 +135,5 @@ def explain(error: BaseException) -> Problem:
     return Problem(
         UNKNOWN,
         f"{type(error).__name__}: {first}",
-        "The run's worker.log has the details.",
+        "More is in the run's worker.log, or where the app was started.",
     )

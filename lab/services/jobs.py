@@ -17,7 +17,17 @@ from lab.core import checks, events
 from lab.core.problems import BadData, BadSettings, RunError
 from lab.core.settings import STARTER, Settings
 from lab.services import datasets, machine
-from lab.services.runs import Run, Runs, last_words, read_record, status_of, worker_of
+from lab.services.runs import (
+    NOW,
+    Run,
+    RunLog,
+    Runs,
+    last_words,
+    read_record,
+    status_of,
+    was_killed,
+    worker_of,
+)
 from lab.services.workspace import PROJECT, STARTER_FOLDER, RunFolder, Workspace
 
 QUIET = {  # no pings, no network for what is here, no progress bars in logs
@@ -103,8 +113,10 @@ class Jobs:
 
     def kill(self, run_id: str) -> None:
         """End the worker at once. What was logged stays; the newest checkpoint can be resumed."""
-        process = worker_of(self.workspace.run(run_id))
+        folder = self.workspace.run(run_id)
+        process = worker_of(folder)
         if process is not None:
+            folder.control.write_text(f"{NOW}\n")
             for child in [*process.children(recursive=True), process]:
                 with contextlib.suppress(psutil.Error):
                     child.kill()
@@ -171,13 +183,22 @@ def supervise(folder: RunFolder, process: subprocess.Popen) -> None:
     log = Runs(Workspace(folder.path.parent)).log(folder.id)
     if isinstance(log.last, events.LAST):
         return
+    if was_killed(folder):
+        last = events.Stopped(log.steps[-1] if log.steps else 0)
+    else:
+        last = last_word_of(folder, log, code)
+    with contextlib.suppress(OSError):
+        writer = events.EventWriter(folder.events)
+        writer(last)
+        writer.close()
+
+
+def last_word_of(folder: RunFolder, log: RunLog, code: int) -> events.Failed:
+    """What is known of a worker that ended with this exit status and no last word."""
     _, problem = status_of(folder, log)
     why = (f"It was ended by signal {-code}, perhaps for lack of memory."
            if code < 0 else last_words(folder) or f"Its exit status was {code}.")
-    with contextlib.suppress(OSError):
-        writer = events.EventWriter(folder.events)
-        writer(events.Failed(log.steps[-1] if log.steps else 0, problem.what, why, problem.next))
-        writer.close()
+    return events.Failed(log.steps[-1] if log.steps else 0, problem.what, why, problem.next)
 
 
 def refuse(settings: Settings, facts: checks.Machine) -> None:
@@ -209,6 +230,10 @@ def model_folder(settings: Settings) -> str:
                               "Hub id (owner/name).", f"Try '{STARTER}', which ships with the lab.",
                               "model.name")
         return name
+    if name == STARTER and not (folder / "config.json").is_file():
+        raise BadSettings("The starter model is missing.", "Its files in assets/starter are gone.",
+                          "Get them back with git, or make it anew: assets/starter/make.py.",
+                          "model.name")
     if not (folder / "config.json").is_file():
         raise BadSettings(f"{folder} is not a model.", "There is no config.json in it.",
                           "Give the folder that holds config.json and model.safetensors.",

@@ -16,6 +16,8 @@ from lab.core.problems import BadSettings, Problem, RunError
 from lab.core.settings import Settings
 from lab.services.workspace import RunFolder, Workspace
 
+PACE = 20  # points over which the seconds per step are measured
+NOW = "now"  # what `control` holds when the worker is to be ended at once
 ACTIVE = ("starting", "running", "stopping")
 
 
@@ -42,7 +44,8 @@ class RunLog:
         self.notices: list[events.Notice] = []
         self.phase = ""
         self.started: events.Started | None = None
-        self.started_at = 0.0
+        self.seconds = 0.0  # of training before this stretch
+        self.started_at = self.ended_at = 0.0  # of this stretch; its end so far
         self.last: events.Event | None = None
         self.damaged = 0
 
@@ -75,6 +78,12 @@ class RunLog:
             return
         when, event = read
         self.last = event
+        if isinstance(event, events.Started):
+            self.seconds += self.ended_at - self.started_at
+            self._cut(event.resumed_from)
+            self.started, self.started_at, self.phase = event, when, ""
+        if not isinstance(event, events.Phase):
+            self.ended_at = when
         if isinstance(event, events.Step):
             self._add(event, when)
         elif isinstance(event, events.Samples):
@@ -83,9 +92,6 @@ class RunLog:
             self.notices.append(event)
         elif isinstance(event, events.Phase):
             self.phase = event.text
-        elif isinstance(event, events.Started):
-            self._cut(event.resumed_from)
-            self.started, self.started_at, self.phase = event, when, ""
 
     def _add(self, event: events.Step, when: float) -> None:
         if self.steps and event.step <= self.steps[-1]:
@@ -141,6 +147,10 @@ class RunLog:
             values = [v for v in self.metrics.get(name, ())[first:last] if not math.isnan(v)]
         return sum(values) / len(values) if values else None
 
+    def pace(self) -> float | None:
+        """Seconds per step, over the newest points."""
+        return self.mean("seconds/step", -PACE)
+
     def curves(self) -> dict[str, list[float]]:
         """Every metric's values, NaN left out."""
         with self._lock:
@@ -176,7 +186,8 @@ class Run:
     step: int = 0
     steps: int = 0
     created: float = 0.0
-    seconds: float = 0.0  # from the first step's begin to now or the end
+    seconds: float = 0.0  # of training, from the trainer's start to now or the end
+    pace: float | None = None  # seconds per step lately
     reward_first: float | None = None
     reward_last: float | None = None
     problem: Problem | None = None
@@ -192,8 +203,9 @@ class Run:
         return self.status in ACTIVE
 
     def seconds_left(self) -> float | None:
-        done = self.step
-        return self.seconds / done * (self.steps - done) if done and self.is_active else None
+        if self.pace is None or not self.is_active:
+            return None
+        return self.pace * max(0, self.steps - self.step)
 
     def to_dict(self) -> dict:
         return {"run": self.id, "name": self.name, "folder": str(self.folder.path),
@@ -238,14 +250,15 @@ class Runs:
         except (RunError, BadSettings) as error:
             return Run(folder, folder.id, "damaged", None, problem=error.problem)
         status, problem = status_of(folder, log)
-        ended = time.time() if status in ACTIVE else (log.times[-1] if log.times else 0.0)
+        ended = time.time() if status in ACTIVE else log.ended_at
         edge = max(1, min(10, len(log.steps) // 4))
         return Run(
             folder, record.get("name") or folder.id, status, settings,
             step=log.steps[-1] if log.steps else 0,
             steps=log.started.steps if log.started else settings.train.max_steps,
             created=record.get("created", 0.0),
-            seconds=max(0.0, ended - log.started_at) if log.started else 0.0,
+            seconds=log.seconds + max(0.0, ended - log.started_at) if log.started else 0.0,
+            pace=log.pace(),
             reward_first=log.mean("reward/weighted", 0, edge),
             reward_last=log.mean("reward/weighted", -edge),
             problem=problem, phase=log.phase, record=record)
@@ -278,6 +291,8 @@ def status_of(folder: RunFolder, log: RunLog) -> tuple[str, Problem | None]:
         return ("running" if log.steps and not log.phase else "starting"), None
     if isinstance(log.last, events.LAST):
         return _ended(log.last)
+    if was_killed(folder):
+        return "stopped", None
     return "failed", Problem(
         "The worker ended without a last word.",
         last_words(folder) or "It was killed, or the machine went down.",
@@ -289,6 +304,14 @@ def _ended(last: events.Event) -> tuple[str, Problem | None]:
     if isinstance(last, events.Failed):
         return "failed", Problem(last.what, last.why, last.next)
     return ("finished" if isinstance(last, events.Finished) else "stopped"), None
+
+
+def was_killed(folder: RunFolder) -> bool:
+    """Whether a person asked that the worker be ended at once."""
+    try:
+        return folder.control.read_text().strip() == NOW
+    except OSError:
+        return False
 
 
 def resumes(folder: RunFolder, log: RunLog) -> bool:

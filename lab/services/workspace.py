@@ -145,4 +145,4 @@ class Workspace:
 
 
 def _is_run_id(text: str) -> bool:
-    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", text) is not None
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}", text) is not None

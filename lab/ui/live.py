@@ -24,7 +24,6 @@ PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 ASSETS = PROJECT / "assets"
 BUDGET = 560  # bytes of rows in one tick; the rest of it takes about 400, question included
 MOST_BEHIND = 200  # points; a reader further behind than this loads the run anew
-PACE = 20  # points over which the seconds per step are measured
 LONGEST = 20_000  # characters of an answer that are sent
 RUNS_LISTED = 200
 
@@ -202,31 +201,16 @@ def reward_errors(log: RunLog) -> dict[str, int]:
     return found
 
 
-def pace(log: RunLog) -> float | None:
-    """Seconds per step over the newest points of this stretch: a break for a resume is no work."""
-    if log.started is None or not log.steps:
-        return None
-    steps, times = list(log.steps[-PACE - 1:]), list(log.times[-PACE - 1:])
-    begin = log.started.resumed_from
-    fresh = [(s, t) for s, t in zip(steps, times, strict=False) if s > begin]
-    if not fresh:
-        return None
-    if len(fresh) <= PACE:
-        fresh.insert(0, (begin, log.started_at))
-    (first, since), (last, until) = fresh[0], fresh[-1]
-    return max(0.0, until - since) / (last - first) if last > first else None
-
-
 def _state(run: Run, log: RunLog) -> dict:
     """What every tick says, in few bytes."""
     state: dict[str, Any] = {"run": run.id, "status": run.status, "step": run.step,
                              "steps": run.steps, "seconds": round(run.seconds, 1),
                              "notices": len(log.notices),
                              "errors": sum(reward_errors(log).values())}
-    if (seconds := pace(log)) is not None:
+    if (seconds := log.pace()) is not None:
         state["pace"] = float(f"{seconds:.3g}")
         if run.is_active:
-            state["left"] = round(seconds * max(0, run.steps - run.step))
+            state["left"] = round(run.seconds_left() or 0)
     if run.is_active and log.phase:
         state["phase"] = log.phase[:80]
     if log.samples:
