@@ -5,6 +5,7 @@ import contextlib
 import functools
 import inspect
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from html import escape
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import gradio as gr
 
 from lab.core.problems import LabError, Problem, explain
+from lab.services.runs import Run
 
 QUIET = {"api_visibility": "private", "show_progress": "hidden"}  # for every handler of ours
 FRAME = 0.08  # seconds between two updates of a stream
@@ -75,6 +77,13 @@ def problems_html(problems: Iterable[Problem], none: str = "") -> str:
     return f"<p class='fine'>{escape(none)}</p>" if none else ""
 
 
+def problem_in_place(problem: Problem | None) -> dict:
+    """An update that shows a problem in place, or (None) takes the place away."""
+    if problem is None:
+        return gr.update(value="", visible=False)
+    return gr.update(value=f"<div role='alert'>{problems_html([problem])}</div>", visible=True)
+
+
 def table_html(head: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "",
                numbers: Iterable[int] = ()) -> str:
     """A table of text that scrolls inside itself; the columns in `numbers` are set to the right."""
@@ -88,6 +97,17 @@ def table_html(head: Sequence[str], rows: Iterable[Sequence[Any]], caption: str 
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
     return (f"<div class='table' tabindex='0'><table>{title}<thead><tr>{cells('th', head)}</tr>"
             f"</thead><tbody>{body}</tbody></table></div>")
+
+
+def moved(run: Run) -> str:
+    """The reward at a run's begin and end."""
+    if run.reward_first is None:
+        return "–"
+    return f"{number(run.reward_first)} → {number(run.reward_last)}"
+
+
+def when(created: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(created)) if created else "–"
 
 
 def number(value: float | None) -> str:

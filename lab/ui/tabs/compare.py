@@ -13,7 +13,7 @@ from lab.services.lab import Lab
 from lab.services.runs import Run
 from lab.ui.forms import Form
 from lab.ui.talk import BASE, Talk, examples_of, has_adapter, newest_with_adapter, run_of
-from lab.ui.widgets import FREE, problems_html
+from lab.ui.widgets import FREE, problem_in_place
 
 NEWEST = "newest"
 SIDES = ("left", "right")
@@ -217,7 +217,7 @@ def _shown(tab: CompareTab, talk: Talk, new: tuple[bool, bool] = (True, True)) -
 
 def _failed(tab: CompareTab, talk: Talk | None, problem: Problem) -> dict:
     """Back to where it was before the question, and why."""
-    updates: dict = {tab.said: _said(problem)}
+    updates: dict = {tab.said: problem_in_place(problem)}
     if talk is not None:
         updates |= {pane.chat: talk.former(side) for side, pane in enumerate(tab.panes)}
         updates |= {pane.scores: "" for pane in tab.panes}
@@ -260,10 +260,6 @@ def _busy_note(lab: Lab) -> str:
 def _note(text: str) -> dict:
     return gr.update(value=f"<p class='note' role='status'>{escape(text)}</p>" if text else "",
                      visible=bool(text))
-
-
-def _said(problem: Problem) -> dict:
-    return gr.update(value=f"<div role='alert'>{problems_html([problem])}</div>", visible=True)
 
 
 def _title(run: Run) -> str:

@@ -3,7 +3,6 @@
 import atexit
 import shutil
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -20,7 +19,8 @@ from lab.services.export import adapter_zip, zip_name
 from lab.services.lab import Lab
 from lab.services.runs import Run
 from lab.ui.forms import Form
-from lab.ui.widgets import FREE, number, problems_html, table_html
+from lab.ui.talk import has_adapter
+from lab.ui.widgets import FREE, moved, problem_in_place, problems_html, table_html, when
 
 DEFAULTS = "defaults"
 NEWEST = "newest"
@@ -146,7 +146,7 @@ def wire(tab: RunsTab, lab: Lab, form: Form, page: gr.Blocks, tabs: gr.Tabs, ite
             settings = _settings_of(lab.runs.get(run_id))
             name = lab.runs.get(run_id).name
         except LabError as error:
-            return {tab.said: _problem(error.problem)}
+            return {tab.said: problem_in_place(error.problem)}
         return form.show(settings) | {tabs: gr.Tabs(selected="model"), tab.said: _done(
             f"The form now holds the settings of {name}. Change what you like, then press Start.")}
 
@@ -163,7 +163,7 @@ def wire(tab: RunsTab, lab: Lab, form: Form, page: gr.Blocks, tabs: gr.Tabs, ite
         try:
             lab.jobs.resume(run_id)
         except LabError as error:
-            return _look(lab, tab, run_id, other) | {tab.said: _problem(error.problem)}
+            return _look(lab, tab, run_id, other) | {tab.said: problem_in_place(error.problem)}
         return _look(lab, tab, run_id, other) | {tab.said: _nothing(),
                                                  tabs: gr.Tabs(selected="train")}
 
@@ -175,9 +175,9 @@ def wire(tab: RunsTab, lab: Lab, form: Form, page: gr.Blocks, tabs: gr.Tabs, ite
         try:
             lab.jobs.delete(run_id)
         except LabError as error:
-            return _look(lab, tab, run_id, other) | {tab.said: _problem(error.problem)}
+            return _look(lab, tab, run_id, other) | {tab.said: problem_in_place(error.problem)}
         except OSError as error:
-            return _look(lab, tab, run_id, other) | {tab.said: _problem(Problem(
+            return _look(lab, tab, run_id, other) | {tab.said: problem_in_place(Problem(
                 "The run could not be deleted.", f"{error.strerror or error}.",
                 "Look whether another program uses its folder."))}
         return _look(lab, tab, None, other) | {tab.said: _done(f"Run {run_id} was deleted.")}
@@ -191,7 +191,7 @@ def wire(tab: RunsTab, lab: Lab, form: Form, page: gr.Blocks, tabs: gr.Tabs, ite
             step = int(checkpoint) if (checkpoint or "").isdecimal() else None
             path = adapter_zip(folder, step, exports / zip_name(folder, step))
         except LabError as error:
-            return {tab.download: _no_download(), tab.said: _problem(error.problem)}
+            return {tab.download: _no_download(), tab.said: problem_in_place(error.problem)}
         size = path.stat().st_size / 1e6
         return {tab.said: _nothing(), tab.download: gr.update(
             label=f"Download ({size:.1f} MB)", value=str(path), interactive=True)}
@@ -210,7 +210,7 @@ def _look(lab: Lab, tab: RunsTab, run_id: str | None, other: str | None) -> dict
     against = next((one for one in others if one.id == other), None)
     steps = run.folder.checkpoints()
     usable = run.settings is not None
-    has_adapter = _has_adapter(run)
+    saved = has_adapter(run)
     return {
         tab.table: table_of(runs, run.id), tab.panel: gr.update(visible=True),
         tab.run: gr.update(choices=[(title_of(one), one.id) for one in runs], value=run.id),
@@ -224,11 +224,11 @@ def _look(lab: Lab, tab: RunsTab, run_id: str | None, other: str | None) -> dict
                               and run.settings.train.max_steps > steps[-1]),
         tab.delete: gr.update(interactive=not run.is_active),
         tab.question: gr.update(visible=False),
-        tab.note: f"<p class='help'>{ZIPPED if has_adapter else NO_ADAPTER}</p>",
+        tab.note: f"<p class='help'>{ZIPPED if saved else NO_ADAPTER}</p>",
         tab.checkpoint: gr.update(
             choices=[("Newest", NEWEST), *((f"Step {s}", str(s)) for s in reversed(steps))],
-            value=NEWEST, interactive=has_adapter),
-        tab.prepare: gr.update(interactive=has_adapter),
+            value=NEWEST, interactive=saved),
+        tab.prepare: gr.update(interactive=saved),
         tab.download: _no_download(),
     }
 
@@ -242,8 +242,8 @@ def table_of(runs: Sequence[Run], chosen: str) -> str:
         f"<th scope='row'><button type='button' class='run'>{escape(run.name)}</button></th>"
         f"<td><span class='status {escape(run.status)}'>{escape(run.status)}</span></td>"
         f"<td class='number'>{run.step} / {run.steps}</td>"
-        f"<td class='number'>{_moved(run)}</td><td class='number'>{duration(run.seconds)}</td>"
-        f"<td>{_when(run.created)}</td><td><code>{escape(run.id)}</code></td></tr>"
+        f"<td class='number'>{moved(run)}</td><td class='number'>{duration(run.seconds)}</td>"
+        f"<td>{when(run.created)}</td><td><code>{escape(run.id)}</code></td></tr>"
         for run in runs)
     return ("<div class='table' tabindex='0' role='region' aria-label='Runs'><table><thead><tr>"
             "<th>Run</th><th>Status</th><th class='number'>Steps</th>"
@@ -278,7 +278,7 @@ def details_html(run: Run, other: Run | None) -> str:
 
 
 def title_of(run: Run) -> str:
-    return run.id if run.name == run.id else f"{run.name} · {_when(run.created)}"
+    return run.id if run.name == run.id else f"{run.name} · {when(run.created)}"
 
 
 def duration(seconds: float) -> str:
@@ -292,23 +292,6 @@ def _settings_of(run: Run) -> Settings:
     if run.settings is None:
         raise RunError(run.problem.what, run.problem.why, run.problem.next)
     return run.settings
-
-
-def _has_adapter(run: Run) -> bool:
-    try:
-        return bool(run.folder.adapter_at(None))
-    except LabError:
-        return False
-
-
-def _moved(run: Run) -> str:
-    if run.reward_first is None:
-        return "–"
-    return f"{number(run.reward_first)} → {number(run.reward_last)}"
-
-
-def _when(created: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(created)) if created else "–"
 
 
 def _value(value: Any) -> str:
@@ -333,7 +316,3 @@ def _nothing() -> dict:
 
 def _done(text: str) -> dict:
     return gr.update(value=f"<p class='note' role='status'>{escape(text)}</p>", visible=True)
-
-
-def _problem(problem: Problem) -> dict:
-    return gr.update(value=f"<div role='alert'>{problems_html([problem])}</div>", visible=True)

@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-import time
 import traceback
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from lab.services import machine
 from lab.services.lab import Lab
 from lab.services.runs import Run
 from lab.ui.forms import Form
-from lab.ui.widgets import QUIET, number, problems_html
+from lab.ui.widgets import QUIET, moved, number, problems_html, when
 
 NO_RUNS = "No runs yet. Pick a recipe and press Start."
 SHOWN_RUNS = 5
@@ -210,20 +209,10 @@ def runs_html(runs: Sequence[Run]) -> str:
         f"<th scope='row'>{escape(run.name)}</th>"
         f"<td><span class='status {run.status}'>{run.status}</span></td>"
         f"<td class='number'>{run.step} / {run.steps}</td>"
-        f"<td class='number'>{_moved(run)}</td><td>{_when(run.created)}</td></tr>"
+        f"<td class='number'>{moved(run)}</td><td>{when(run.created)}</td></tr>"
         for run in runs[:SHOWN_RUNS])
     more = (f"<p class='more'>{len(runs) - SHOWN_RUNS} more under Runs &amp; export.</p>"
             if len(runs) > SHOWN_RUNS else "")
     return ("<div class='table' tabindex='0'><table><thead><tr><th>Run</th><th>Status</th>"
             "<th class='number'>Step</th><th class='number'>Reward, first → last</th>"
             f"<th>Started</th></tr></thead><tbody>{rows}</tbody></table></div>{more}")
-
-
-def _moved(run: Run) -> str:
-    if run.reward_first is None:
-        return "–"
-    return f"{number(run.reward_first)} → {number(run.reward_last)}"
-
-
-def _when(created: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(created)) if created else "–"

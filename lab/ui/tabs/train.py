@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from lab.core.problems import LabError, Problem, RunError
+from lab.core.problems import LabError, RunError
 from lab.services.lab import Lab
 from lab.ui.forms import Form
 from lab.ui.live import LiveView
-from lab.ui.widgets import FREE, problems_html
+from lab.ui.widgets import FREE, problem_in_place
 
 
 @dataclass
@@ -55,7 +55,7 @@ def build_tab(lab: Lab, form: Form) -> TrainTab:
     @live.run_state(outputs=[*shown, said], **FREE)
     def state(event: gr.EventData) -> dict:
         # What was said stands until the run has moved on from it.
-        return {said: _said(None), **buttons(str(event._data.get("run") or ""))}
+        return {said: problem_in_place(None), **buttons(str(event._data.get("run") or ""))}
 
     @stop.click(inputs=run, outputs=[*shown, said], **FREE)
     def ask_to_stop(run_id: str) -> dict:
@@ -78,16 +78,10 @@ def build_tab(lab: Lab, form: Form) -> TrainTab:
         try:
             work()
         except LabError as error:
-            return {said: _said(error.problem)}
-        return {said: _said(None)}
+            return {said: problem_in_place(error.problem)}
+        return {said: problem_in_place(None)}
 
     return tab
-
-
-def _said(problem: Problem | None) -> dict:
-    if problem is None:
-        return gr.update(value="", visible=False)
-    return gr.update(value=f"<div role='alert'>{problems_html([problem])}</div>", visible=True)
 
 
 def _buttons(lab: Lab, tab: TrainTab, run_id: str) -> dict:
