@@ -1,6 +1,8 @@
 """Real runs of the real trainer on the starter model: start, stop, kill, resume, bad days."""
 
+import contextlib
 import json
+import subprocess
 import threading
 import time
 
@@ -9,6 +11,7 @@ import pytest
 
 from lab.core.problems import BadData, BadSettings, RunError
 from lab.services.jobs import Jobs
+from lab.services.lab import Lab
 from lab.services.runs import Runs, worker_of
 
 LONG = {"train.max_steps": 5000, "train.save_steps": 3}
@@ -109,7 +112,7 @@ def test_a_killed_worker_loses_nothing_that_was_logged(lab, quick):
     worker_of(folder).kill()
     before = steps_of(lab, folder.id)
     run = lab.jobs.wait(folder.id)
-    assert run.status == "failed" and "signal 9" in str(run.problem)
+    assert run.status == "failed" and "signal 9" in str(run.problem)  # not by its owner
     assert steps_of(lab, folder.id)[:len(before)] == before
     checkpoint = folder.checkpoints()[-1]
     lab.jobs.resume(folder.id, checkpoint + 1)
@@ -154,6 +157,36 @@ def test_kl_is_drawn_where_beta_is_above_zero_and_accumulation_changes_nothing(l
     assert len(lab.runs.log(folder.id).metrics["kl"]) == 2
     assert run.record["effective"]["per_device_train_batch_size"] == 2
     assert run.record["effective"]["gradient_accumulation_steps"] == 4
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of its own that can be filled up."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300m", "tmpfs", str(disk)],
+                          capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"a disk of its own needs the right to mount one: {done.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_disk_that_fills_up_ends_the_run_with_the_reason_and_it_can_be_resumed(
+        small_disk, quick):
+    lab = Lab.at(small_disk / "runs")
+    folder = start_long(lab, quick)
+    filler = small_disk / "filler"
+    with filler.open("wb") as f, contextlib.suppress(OSError):
+        while True:
+            f.write(b"x" * 65536)
+    run = lab.jobs.wait(folder.id)
+    assert run.status == "failed" and "The disk is full" in run.problem.what
+    logged = steps_of(lab, folder.id)
+    assert len(logged) >= 4
+    filler.unlink()
+    lab.jobs.resume(folder.id, folder.checkpoints()[-1] + 1)
+    assert lab.jobs.wait(folder.id).status == "finished"
 
 
 @pytest.mark.parametrize("changes", [
@@ -219,3 +252,12 @@ def test_fewer_rows_than_prompts_per_step_is_said_before_the_start(lab, quick, t
     with pytest.raises(BadData, match="fewer rows than questions per step"):
         lab.jobs.start(quick.with_values({
             "data.source": "file", "data.path": str(data), "data.held_out": 0}))
+
+
+def test_a_run_that_its_owner_ends_at_once_is_stopped_and_can_be_resumed(lab, quick):
+    folder = start_long(lab, quick)
+    lab.jobs.kill(folder.id)
+    run = lab.jobs.wait(folder.id)
+    assert run.status == "stopped" and run.problem is None
+    lab.jobs.resume(folder.id, folder.checkpoints()[-1] + 1)
+    assert lab.jobs.wait(folder.id).status == "finished"

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -22,7 +23,6 @@ from lab.services.runs import (
     Run,
     RunLog,
     Runs,
-    last_words,
     read_record,
     status_of,
     was_killed,
@@ -123,8 +123,6 @@ class Jobs:
 
     def delete(self, run_id: str) -> None:
         """Delete a run's folder. Raises RunError while its worker lives."""
-        import shutil
-
         folder = self.workspace.run(run_id)
         if worker_of(folder) is not None:
             raise RunError(f"Run {run_id} is running.", next="Stop it first.")
@@ -197,7 +195,7 @@ def last_word_of(folder: RunFolder, log: RunLog, code: int) -> events.Failed:
     """What is known of a worker that ended with this exit status and no last word."""
     _, problem = status_of(folder, log)
     why = (f"It was ended by signal {-code}, perhaps for lack of memory."
-           if code < 0 else last_words(folder) or f"Its exit status was {code}.")
+           if code < 0 else problem.why)
     return events.Failed(log.steps[-1] if log.steps else 0, problem.what, why, problem.next)
 
 

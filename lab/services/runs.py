@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import shutil
 import threading
 import time
 from array import array
@@ -17,6 +18,7 @@ from lab.core.settings import Settings
 from lab.services.workspace import RunFolder, Workspace
 
 PACE = 20  # points over which the seconds per step are measured
+FULL = 1_000_000  # bytes: with less left, nothing can be written any more
 NOW = "now"  # what `control` holds when the worker is to be ended at once
 ACTIVE = ("starting", "running", "stopping")
 
@@ -293,6 +295,10 @@ def status_of(folder: RunFolder, log: RunLog) -> tuple[str, Problem | None]:
         return _ended(log.last)
     if was_killed(folder):
         return "stopped", None
+    if shutil.disk_usage(folder.path).free < FULL:
+        return "failed", Problem(
+            "The disk is full.", "The worker could not write on, not even its last word.",
+            "Free some space, then resume the run from its last checkpoint.")
     return "failed", Problem(
         "The worker ended without a last word.",
         last_words(folder) or "It was killed, or the machine went down.",
