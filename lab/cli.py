@@ -286,7 +286,7 @@ def evaluate(options: argparse.Namespace) -> int:
     line = Line(options.json)
     result = run_evaluation(
         Lab.at(options.root).runs.get(options.which), options.checkpoint, options.n, options.seed,
-        options.sampled, lambda done, of: line.show(f"{done} of {of} answers"))
+        options.sampled, progress=lambda done, of: line.show(f"{done} of {of} answers"))
     del result["answers"]
     if options.json:
         print(json.dumps(result))

@@ -9,6 +9,7 @@ import zipfile
 import pytest
 from playwright.sync_api import expect
 
+from lab.core.catalog import RECIPES
 from lab.services.lab import Lab
 from lab.services.workspace import STARTER_FOLDER
 from tests.browser import App, chromium, open_tab
@@ -23,14 +24,37 @@ def browser():
         yield browser
 
 
-@pytest.fixture
-def app(tmp_path):
-    app = App(tmp_path / "runs").start()
-    yield app
+def ended(app: App) -> None:
+    """End the app and whatever still trains in its root."""
     app.end()
     lab = Lab.at(app.root)
     for folder in lab.workspace.folders():
         lab.jobs.kill(folder.id)
+
+
+@pytest.fixture
+def app(tmp_path):
+    app = App(tmp_path / "runs").start()
+    yield app
+    ended(app)
+
+
+@pytest.fixture(scope="module")
+def idle_app(tmp_path_factory):
+    """An app without runs, for tests that start none."""
+    app = App(tmp_path_factory.mktemp("idle")).start()
+    yield app
+    ended(app)
+
+
+@pytest.fixture(scope="module")
+def training_app(tmp_path_factory):
+    """An app with a run that goes on and on, started by another process, for tests that watch."""
+    app = App(tmp_path_factory.mktemp("training"))
+    Lab.at(app.root).jobs.start(RECIPES["starter"].settings().with_values(
+        {"train.max_steps": 100_000}))
+    yield app.start()
+    ended(app)
 
 
 @pytest.fixture
@@ -132,9 +156,9 @@ def test_start_watch_reload_stop_compare_and_take_the_adapter_home(app, open_pag
     assert done.stdout.strip() == "True", done.stderr
 
 
-def test_zoom_and_hidden_traces_survive_updates(app, open_page):
-    page = open_page(app)
-    start_starter(page)
+def test_zoom_and_hidden_traces_survive_updates(training_app, open_page):
+    page = open_page(training_app)
+    open_tab(page, "Train")
     wait_for_points(page, 3)
     page.evaluate("""() => {
         const reward = document.querySelector('#live-chart-reward .js-plotly-plot');
@@ -163,24 +187,26 @@ def test_the_run_goes_on_while_the_app_is_away_and_the_page_finds_it_again(app, 
     expect(live(page)).to_have_attribute("data-status", "running")
 
 
-def test_nine_tabs_work_at_once(app, open_page, browser):
-    first = open_page(app)
-    start_starter(first)
+def test_nine_tabs_work_at_once(training_app, open_page):
+    first = open_page(training_app)
+    open_tab(first, "Train")
     pages = [first]
     for _ in range(8):  # tabs of one browser window share its connections
         page = first.context.new_page()
         page.set_default_timeout(SLOW)
-        page.goto(app.url)
+        page.goto(training_app.url)
         open_tab(page, "Train")
         pages.append(page)
     for page in pages:
         page.bring_to_front()
         wait_for_points(page, 3)
+        wait_for_points(page, page.evaluate(points(page)))  # and it goes on
 
 
-def test_a_tick_moves_less_than_a_kilobyte(app, open_page):
-    page = open_page(app)
-    start_starter(page)
+def test_a_tick_moves_less_than_a_kilobyte(training_app, open_page):
+    page = open_page(training_app)
+    open_tab(page, "Train")
+    wait_for_points(page, 2)
     sizes = []
     page.on("response", lambda response: sizes.append(
         len(response.request.post_data or "") + len(response.body()))
@@ -190,13 +216,13 @@ def test_a_tick_moves_less_than_a_kilobyte(app, open_page):
     assert len(sizes) >= 3 and max(sizes) < 1024
 
 
-def test_a_gpu_recipe_says_what_it_needs_and_loses_nothing(app, open_page):
-    page = open_page(app)
+def test_a_gpu_recipe_says_what_it_needs_and_loses_nothing(idle_app, open_page):
+    page = open_page(idle_app)
     page.locator("#recipes").get_by_text("Llama 3.1 8B").first.click()
     expect(page.locator("#problems")).to_contain_text("needs a GPU", timeout=SLOW)
     page.locator("#start").click()
     expect(page.locator("#start-said")).to_contain_text("no CUDA device was found", timeout=SLOW)
-    assert Lab.at(app.root).workspace.folders() == []
+    assert Lab.at(idle_app.root).workspace.folders() == []
 
 
 def test_an_uploaded_file_is_mapped_previewed_and_trained_on(app, open_page, tmp_path):
@@ -204,23 +230,25 @@ def test_an_uploaded_file_is_mapped_previewed_and_trained_on(app, open_page, tmp
     file.write_text("task;solution\n" + "".join(
         f"What is {n} + {n + 1}?;{2 * n + 1}\n" for n in range(500)))
     page = open_page(app)
+    page.locator("#recipes").get_by_text("Your own data").first.click()
     open_tab(page, "Data")
     page.locator("#upload input[type=file]").set_input_files(str(file))
     expect(page.locator("#set-data-question_column input")).to_have_value("task", timeout=SLOW)
     expect(page.locator("#set-data-answer_column input")).to_have_value("solution")
     page.locator("#preview").click()
-    expect(page.locator("#preview-counts")).to_contain_text("300", timeout=SLOW)
+    expect(page.locator("#preview-counts")).to_contain_text("450", timeout=SLOW)
     expect(page.locator("#preview-prompt textarea")).to_have_value(
         re.compile(r"<\|im_start\|>user\nWhat is \d+ \+ \d+\?<\|im_end\|>"), timeout=SLOW)
     open_tab(page, "Start")
-    page.locator("#start").click()
+    page.locator("#start").focus()
+    page.keyboard.press("Enter")  # no mouse needed
     expect(live(page)).to_have_attribute("data-status", "running", timeout=SLOW)
     (folder,) = Lab.at(app.root).workspace.folders()
     assert json.loads(folder.data.read_text().splitlines()[0])["question"].startswith("What is")
 
 
-def test_a_switched_off_reward_is_not_in_the_sum(app, open_page):
-    page = open_page(app)
+def test_a_switched_off_reward_is_not_in_the_sum(idle_app, open_page):
+    page = open_page(idle_app)
     open_tab(page, "Rewards")
     page.locator("#score-completion textarea").fill("<answer>42</answer>")
     page.locator("#score-answer").get_by_role("textbox").fill("42")
@@ -234,32 +262,23 @@ def test_a_switched_off_reward_is_not_in_the_sum(app, open_page):
     expect(page.locator("#problems")).to_contain_text("No reward is chosen", timeout=SLOW)
 
 
-def test_the_page_is_usable_by_keyboard(app, open_page):
-    page = open_page(app)
-    page.locator("#start").focus()
-    page.keyboard.press("Enter")
-    expect(live(page)).to_have_attribute("data-status", re.compile("starting|running"),
-                                         timeout=SLOW)
+@pytest.fixture(scope="module")
+def finished_app(finished):
+    app = App(finished[0].workspace.root).start()
+    yield app
+    app.end()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_no_tab_scrolls_sideways(finished, open_page, theme, width):
-    lab, _ = finished
-    app = App(lab.workspace.root).start()
-    try:
-        page = open_page(app, viewport={"width": width, "height": 900}, color_scheme=theme)
-        for name in ("Start", "Model & LoRA", "Data", "Rewards", "Train", "Compare",
-                     "Runs & export"):
-            found = page.get_by_role("tab", name=name, exact=True)
-            if not found.is_visible():
-                page.locator("#tabs .overflow-menu > button").click()
-                page.locator("#tabs .overflow-dropdown").get_by_text(name, exact=True).click()
-            else:
-                found.click()
-            expect(page.locator("#tabs")).to_be_visible()
-            assert page.evaluate("document.documentElement.scrollWidth") <= width, name
-    finally:
-        app.end()
-
-
+def test_no_tab_scrolls_sideways(finished_app, open_page, theme, width):
+    page = open_page(finished_app, viewport={"width": width, "height": 900}, color_scheme=theme)
+    for name in ("Start", "Model & LoRA", "Data", "Rewards", "Train", "Compare", "Runs & export"):
+        found = page.get_by_role("tab", name=name, exact=True)
+        if found.is_visible():
+            found.click()
+        else:
+            page.locator("#tabs .overflow-menu > button").click()
+            page.locator("#tabs .overflow-dropdown").get_by_text(name, exact=True).click()
+        expect(page.locator("#tabs")).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, name

@@ -36,7 +36,7 @@ def test_the_same_seed_and_adapter_give_the_same_text_on_both_sides(run):
     assert texts[0] == texts[1] != ""
     adapter = str(run.folder.adapter)
     assert answers(lab, run, [Side(QUESTION, adapter), Side(QUESTION)])[1] == texts[0]
-    assert answers(lab, run, [Side(QUESTION)], seed=2)[0] != texts[0]
+    assert len({answers(lab, run, [Side(QUESTION)], seed=seed)[0] for seed in range(8)}) > 1
 
 
 def test_the_adapter_changes_the_logits_and_the_base_does_not(run):

@@ -42,7 +42,8 @@ def test_ctrl_c_stops_after_the_step_and_says_how_to_resume(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "lab", "train", "--root", str(tmp_path), *SETS,
          "--steps", "5000"], cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True)
+        text=True,  # a suite in the background ignores Ctrl-C, and its children would too
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     found = wait_for(lambda: list(tmp_path.glob("*/events.jsonl")) or process.poll() is not None,
                      "the run's folder")
     log = RunLog(found[0])

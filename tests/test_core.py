@@ -91,6 +91,7 @@ class GatedRepoError(Exception):
     (OSError(28, "No space left on device"), "The disk is full."),
     (GatedRepoError("403"), "This model is gated."),
     (PermissionError(13, "Permission denied", "/x"), "may not be written"),
+    (OSError("We couldn't connect to 'https://x' to load the files"), "could not be reached"),
     (MemoryError(), "The machine ran out of memory."),
     (OSError("x is not a local folder and is not a valid model identifier"), "no such model"),
 ])

@@ -273,7 +273,7 @@ def test_an_interrupted_set_up_is_made_again(tree, index):
     tree.pin("requirements-cpu.txt", "torch==2.13.0", "pebble==1.1")
     process = start_and_wait_for_a_download()
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 130
     assert err == "\nStopped. The same command starts the set-up again.\n"
 

@@ -1,6 +1,6 @@
 """What the starter recipe reaches: accuracy and format before and after, in several seeds.
 
-    python -m tests.bench.learning [--seeds 5] [--n 200]
+    python -m tests.bench.learning [--seeds 1 2 3 4 5] [--n 200]
 
 Held-out problems of the level that was trained on, and of levels that were not. A run is timed
 from its start to its end, imports and all.
@@ -22,14 +22,14 @@ STRICT = 0.5  # what strict_format gives for the asked format
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--n", type=int, default=200)
     options = parser.parse_args()
     print("| seed | run, s | s a step | greedy right | sampled right | asked format, sampled |")
     print("|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as root:
         lab = Lab.at(root)
-        for seed in range(1, options.seeds + 1):
+        for seed in options.seeds:
             begun = time.monotonic()
             folder = lab.jobs.start(RECIPES["starter"].settings().with_values(
                 {"train.seed": seed, "lora.random_state": seed}))
