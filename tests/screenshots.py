@@ -32,7 +32,8 @@ def main() -> None:
                 for key, name in TABS.items():
                     open_tab(page, name)
                     prepare(page, key)
-                    page.screenshot(path=IMAGES / f"{key}-{theme}.png")
+                    page.screenshot(path=IMAGES / f"{key}-{theme}.png",
+                                    full_page=key == "compare")
                 page.close()
         finally:
             app.end()
@@ -40,7 +41,9 @@ def main() -> None:
 
 def prepare(page, key: str) -> None:
     """Bring a tab into the state that is worth a picture."""
-    if key == "data":
+    if key == "start":
+        expect(page.locator("#problems")).to_contain_text("Nothing speaks against", timeout=LONG)
+    elif key == "data":
         page.locator("#preview").click()
         expect(page.locator("#preview-prompt textarea")).to_have_value(
             re.compile("user"), timeout=LONG)

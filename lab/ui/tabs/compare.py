@@ -71,7 +71,7 @@ def build_tab(lab: Lab, form: Form) -> CompareTab:
             reference = gr.Textbox(label="Reference answer", max_lines=3, max_length=2000,
                                    elem_id="compare-reference", info="For rewards that compare "
                                    "with it. May stay empty.")
-            with gr.Accordion("Sampling", elem_id="compare-sampling"), \
+            with gr.Accordion("Sampling", open=False, elem_id="compare-sampling"), \
                     gr.Row(elem_classes="fields"):
                 for key in SAMPLING:
                     form.widget(key)
