@@ -40,7 +40,7 @@ class Choice:
 
 
 def choose_stack(wanted: str, machine: Machine) -> Choice:
-    """The stack a run will use. The `gpu` stack is not part of this version: see docs/limits."""
+    """The stack a run will use. This version has no `gpu` stack yet."""
     if wanted == "cpu":
         return Choice("cpu", "it was asked for")
     if not machine.gpus:

@@ -24,7 +24,7 @@ def evaluate(run: Run, checkpoint: int | None = None, n: int = 200, seed: int = 
 
     `rows` are other questions than the run's own, {"question", "answer"} each.
 
-    Returns the object of `eval --json` (docs/commands), plus "answers", a list with question,
+    Returns the object that `eval --json` prints, plus "answers": a list with question, answer,
     base and tuned for each. Raises a LabError.
     """
     if run.settings is None:
