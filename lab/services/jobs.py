@@ -178,9 +178,9 @@ class Jobs:
 def supervise(folder: RunFolder, process: subprocess.Popen) -> None:
     """Wait for a worker's end; if it said no last word, write down for it what is known."""
     code = process.wait()
-    log = Runs(Workspace(folder.path.parent)).log(folder.id)
-    if isinstance(log.last, events.LAST):
-        return
+    log = RunLog(folder.events).refresh()
+    if isinstance(log.last, events.LAST) or not folder.path.exists():
+        return  # it has said so itself, or the run was deleted just now
     if was_killed(folder):
         last = events.Stopped(log.steps[-1] if log.steps else 0)
     else:

@@ -1,6 +1,6 @@
 """`make bench`: the lab beside a plain TRL script, start-up times, and memory, in one run.
 
-    python -m tests.bench [--steps 30] [--rounds 2]
+    python -m tests.bench [--steps 60] [--rounds 2]
 
 Plain TRL and the lab take turns, so that a busy machine slows both; read the ratios.
 """
@@ -24,12 +24,13 @@ from lab.services.workspace import PROJECT
 from tests.browser import App, chromium, open_tab
 
 WARM = 3  # steps that are left out of the medians
+END = 10  # steps that tell where a run has come to
 PARTS = ("step", "generation", "reward", "update")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
@@ -43,24 +44,29 @@ def speed(root: Path, steps: int, rounds: int) -> None:
     lab = Lab.at(root / "speed")
     settings = RECIPES["starter"].settings().with_values({
         "train.max_steps": steps, "train.save_steps": steps})
-    seen: dict[str, list[dict]] = {"plain": [], "lab": []}
+    runs: dict[str, list[list[dict]]] = {"plain": [], "lab": []}
     for _ in range(rounds):
         folder = lab.jobs.start(settings)
         lab.jobs.wait(folder.id)
-        seen["lab"] += steps_of(lab, folder.id)[WARM:]
+        runs["lab"].append(steps_of(lab, folder.id)[WARM:])
         done = subprocess.run(
             [sys.executable, "-m", "tests.bench.plain_trl", str(folder.path)], cwd=PROJECT,
             env=worker_environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             check=True, text=True)
-        seen["plain"] += json.loads(done.stdout.strip().splitlines()[-1])[WARM:]
+        runs["plain"].append(json.loads(done.stdout.strip().splitlines()[-1])[WARM:])
     print(f"\n{rounds} x {steps} steps of the starter recipe, medians in seconds")
     print(f"{'':12}{'plain TRL':>12}{'lab':>12}{'lab / plain':>14}")
     for part in PARTS:
-        plain, ours = (statistics.median(s[part] for s in seen[side]) for side in ("plain", "lab"))
+        plain, ours = (statistics.median(s[part] for run in runs[side] for s in run)
+                       for side in ("plain", "lab"))
         print(f"{part:12}{plain:12.3f}{ours:12.3f}{ours / plain:14.2f}")
-    for name, label in (("tokens", "tokens"), ("reward_value", "reward")):
-        plain, ours = (statistics.fmean(s[name] for s in seen[side]) for side in ("plain", "lab"))
-        print(f"{'mean ' + label:12}{plain:12.2f}{ours:12.2f}")
+    print("means, learning being equal")
+    for label, name, part in (("tokens", "tokens", slice(None)),
+                              ("reward", "reward_value", slice(None)),
+                              ("reward, end", "reward_value", slice(-END, None))):
+        plain, ours = (statistics.fmean(s[name] for run in runs[side] for s in run[part])
+                       for side in ("plain", "lab"))
+        print(f"{label:12}{plain:12.2f}{ours:12.2f}")
 
 
 def steps_of(lab: Lab, run_id: str) -> list[dict]:
