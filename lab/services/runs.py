@@ -40,7 +40,6 @@ class RunLog:
         self._offset = 0
         self.epoch = 0
         self.steps = array("q")
-        self.times = array("d")
         self.metrics: dict[str, array] = {}
         self.samples: dict[int, tuple[int, int]] = {}  # step -> (offset, bytes) in the file
         self.notices: list[events.Notice] = []
@@ -87,7 +86,7 @@ class RunLog:
         if not isinstance(event, events.Phase):
             self.ended_at = when
         if isinstance(event, events.Step):
-            self._add(event, when)
+            self._add(event)
         elif isinstance(event, events.Samples):
             self.samples[event.step] = (self._offset, len(line))
         elif isinstance(event, events.Notice):
@@ -95,11 +94,10 @@ class RunLog:
         elif isinstance(event, events.Phase):
             self.phase = event.text
 
-    def _add(self, event: events.Step, when: float) -> None:
+    def _add(self, event: events.Step) -> None:
         if self.steps and event.step <= self.steps[-1]:
             self._cut(event.step - 1)
         self.steps.append(event.step)
-        self.times.append(when)
         for name, value in event.metrics.items():
             if name not in self.metrics:
                 self.metrics[name] = array("d", [math.nan] * (len(self.steps) - 1))
@@ -116,7 +114,7 @@ class RunLog:
             keep -= 1
         if keep < len(self.steps):
             self.epoch += 1
-            for column in (self.steps, self.times, *self.metrics.values()):
+            for column in (self.steps, *self.metrics.values()):
                 del column[keep:]
             self.samples = {s: where for s, where in self.samples.items() if s <= step}
 

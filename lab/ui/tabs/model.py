@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-from lab.core.catalog import MODELS
+from lab.core.catalog import MODELS, KnownModel
 from lab.core.prompts import messages
 from lab.core.settings import Settings
 from lab.services.chat import Side
@@ -32,7 +32,7 @@ def build_tab(lab: Lab, form: Form) -> ModelTab:
     with gr.Row(elem_classes="columns"):
         with gr.Column(scale=5, min_width=320):
             gr.HTML("<h2>Model</h2>")
-            form.widget("model.name", choices=[(f"{m.title}{_gated(m)}", m.name) for m in MODELS],
+            form.widget("model.name", choices=[(f"{m.title} · {_licence(m)}", m.name) for m in MODELS],
                         allow_custom_value=True)
             form.group("model")
             gr.HTML("<h2>LoRA</h2>")
@@ -93,8 +93,8 @@ def wire(tab: ModelTab, lab: Lab, form: Form) -> None:
             event.set()
 
 
-def _gated(model) -> str:
-    return " (gated: accept its licence first)" if model.gated else ""
+def _licence(model: KnownModel) -> str:
+    return f"{model.licence}{', to be accepted on its page first' if model.gated else ''}"
 
 
 def derived_html(settings: Settings) -> str:
