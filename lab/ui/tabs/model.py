@@ -32,8 +32,8 @@ def build_tab(lab: Lab, form: Form) -> ModelTab:
     with gr.Row(elem_classes="columns"):
         with gr.Column(scale=5, min_width=320):
             gr.HTML("<h2>Model</h2>")
-            form.widget("model.name", choices=[(f"{m.title} · {_licence(m)}", m.name) for m in MODELS],
-                        allow_custom_value=True)
+            form.widget("model.name", allow_custom_value=True, choices=[
+                (f"{m.title} · {_licence(m)}", m.name) for m in MODELS])
             form.group("model")
             gr.HTML("<h2>LoRA</h2>")
             form.group("lora")
