@@ -15,6 +15,9 @@ from playwright.sync_api import sync_playwright
 from lab.bootstrap import find_browser
 from lab.services.workspace import PROJECT
 
+TABS = {"start": "Start", "model": "Model & LoRA", "data": "Data", "rewards": "Rewards",
+        "train": "Train", "compare": "Compare", "runs": "Runs & export"}
+
 
 def free_port() -> int:
     with socket.socket() as probe:

@@ -7,11 +7,9 @@ from pathlib import Path
 from playwright.sync_api import expect
 
 from lab.services.workspace import PROJECT
-from tests.browser import App, chromium, open_tab
+from tests.browser import TABS, App, chromium, open_tab
 
 IMAGES = PROJECT / "docs" / "images"
-TABS = {"start": "Start", "model": "Model & LoRA", "data": "Data", "rewards": "Rewards",
-        "train": "Train", "compare": "Compare", "runs": "Runs & export"}
 LONG = 600_000  # milliseconds: a whole run has to end
 
 

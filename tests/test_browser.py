@@ -12,7 +12,7 @@ from playwright.sync_api import expect
 from lab.core.catalog import RECIPES
 from lab.services.lab import Lab
 from lab.services.workspace import STARTER_FOLDER
-from tests.browser import App, chromium, open_tab
+from tests.browser import TABS, App, chromium, open_tab
 
 pytestmark = pytest.mark.browser
 SLOW = 240_000  # milliseconds after which a test gives up waiting for something to appear
@@ -273,12 +273,12 @@ def finished_app(finished):
 @pytest.mark.parametrize("width", [390, 1280])
 def test_no_tab_scrolls_sideways(finished_app, open_page, theme, width):
     page = open_page(finished_app, viewport={"width": width, "height": 900}, color_scheme=theme)
-    for name in ("Start", "Model & LoRA", "Data", "Rewards", "Train", "Compare", "Runs & export"):
+    for key, name in TABS.items():
         found = page.get_by_role("tab", name=name, exact=True)
         if found.is_visible():
             found.click()
         else:
             page.locator("#tabs .overflow-menu > button").click()
             page.locator("#tabs .overflow-dropdown").get_by_text(name, exact=True).click()
-        expect(page.locator("#tabs")).to_be_visible()
+        expect(page.locator(f"#tab-{key}")).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= width, name

@@ -18,7 +18,7 @@ STARTER = RECIPES["starter"].settings()
 
 @pytest.mark.parametrize("setting", ALL, ids=lambda s: s.key)
 def test_every_setting_has_its_facts_and_a_default_that_may_be(setting):
-    assert setting.knob.label and setting.knob.help.endswith(".") or setting.knob.help
+    assert setting.knob.label and setting.knob.help.endswith(".")
     assert problem_of(setting, setting.default) is None
 
 

@@ -17,7 +17,7 @@ from lab.backends.generate import Drawing, MergedCopy, complete
 from lab.core import events, metrics
 from lab.core.problems import BadData
 from lab.core.prompts import messages
-from lab.core.rewards.registry import REWARDS, BatchReward
+from lab.core.rewards.registry import REWARDS, BatchReward, total_of
 from lab.core.settings import Settings
 
 ERRORS = "reward_errors/"  # metrics that are counts: summed over the steps of a point
@@ -161,9 +161,8 @@ class Scoreboard:
         self._scores = {}
 
     def _total(self, i: int) -> float | None:
-        judged = [c.weight * self._scores[c.name][i] for c in self.settings.rewards.chosen
-                  if self._scores[c.name][i] is not None]
-        return sum(judged) if judged else None
+        return total_of({name: scores[i] for name, scores in self._scores.items()},
+                        self.settings.rewards.chosen)
 
     def _record(self, g, size, prompts, completions, ids, columns, totals) -> dict:
         lines = range(g * size, (g + 1) * size)

@@ -266,8 +266,13 @@ def score(completion: str, columns: Mapping[str, Any], chosen: Sequence[Chosen])
         rewards[one.name], error = _judge(completion, columns, one)
         if error:
             errors[one.name] = error
+    return Scored(rewards, errors, total_of(rewards, chosen))
+
+
+def total_of(rewards: Mapping[str, float | None], chosen: Sequence[Chosen]) -> float | None:
+    """The weighted sum of the scores there are; None if there are none."""
     judged = [one.weight * rewards[one.name] for one in chosen if rewards[one.name] is not None]
-    return Scored(rewards, errors, sum(judged) if judged else None)
+    return sum(judged) if judged else None
 
 
 def _judge(completion: str, columns: Mapping[str, Any],
