@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lab.core import diagnosis
 from lab.core.catalog import DEFAULT_RECIPE, RECIPES
-from lab.core.checks import choose_stack
+from lab.core.engines import choose_stack
 from lab.core.problems import BadData, BadSettings, LabError, RunError, explain
 from lab.core.rewards.registry import check_chosen, parse_chosen, score
 from lab.core.settings import Settings, read_assignment

@@ -1,51 +1,12 @@
 """What cannot work, found before the start: settings and the machine's facts -> problems."""
 
-from dataclasses import dataclass, field
-
+from lab.core.engines import choose_stack
+from lab.core.machine import Machine
 from lab.core.problems import Problem
 from lab.core.rewards.registry import REWARDS
 from lab.core.settings import ALL, STARTER, Settings, problem_of, setting_named
 
 ADVISED_ROWS = 500  # the classic notebook advises at least so many before judging a run
-
-
-@dataclass(frozen=True)
-class Gpu:
-    name: str
-    memory_gb: float
-    free_gb: float
-    driver: str
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Facts about this machine, gathered by services/machine.py. Sizes in GB (1e9 bytes)."""
-
-    system: str
-    python: str
-    cores: int
-    memory_gb: float
-    free_memory_gb: float
-    free_disk_gb: float
-    gpus: tuple[Gpu, ...] = ()
-    packages: dict[str, str] = field(default_factory=dict)  # name -> version; missing ones absent
-
-
-@dataclass(frozen=True)
-class Choice:
-    """An automatic choice, with its reason."""
-
-    value: str
-    why: str
-
-
-def choose_stack(wanted: str, machine: Machine) -> Choice:
-    """The stack a run will use. This version has no `gpu` stack yet."""
-    if wanted == "cpu":
-        return Choice("cpu", "it was asked for")
-    if not machine.gpus:
-        return Choice("cpu", "no CUDA device was found")
-    return Choice("cpu", f"this version trains on the CPU; the {machine.gpus[0].name} is not used")
 
 
 def problems_of(settings: Settings, machine: Machine) -> list[Problem]:

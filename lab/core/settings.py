@@ -162,17 +162,18 @@ class Train:
     def answers_per_step(self) -> int:
         return self.num_generations * self.prompts_per_step
 
-    def per_device_train_batch_size(self) -> int:
-        """The largest divisor of the answers of a step that is at most `answers_at_once`.
+    def per_device_train_batch_size(self, processes: int = 1) -> int:
+        """The largest divisor of a process's answers of a step that is at most `answers_at_once`.
 
-        Any divisor keeps TRL's rule: batch x accumulation = answers per step, which is a
-        multiple of the group size.
+        Any divisor keeps TRL's rule: batch x accumulation x processes = answers per step, which
+        is a multiple of the group size.
         """
-        whole = self.answers_per_step()
-        return max(b for b in range(1, min(self.answers_at_once, whole) + 1) if whole % b == 0)
+        own = self.answers_per_step() // processes
+        return max(b for b in range(1, min(self.answers_at_once, own) + 1) if own % b == 0)
 
-    def gradient_accumulation_steps(self) -> int:
-        return self.answers_per_step() // self.per_device_train_batch_size()
+    def gradient_accumulation_steps(self, processes: int = 1) -> int:
+        own = self.answers_per_step() // processes
+        return own // self.per_device_train_batch_size(processes)
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,11 @@ class Sampling:
 
 
 STACKS = ("auto", "cpu", "gpu")
+CPU, TRL, TRL_VLLM, UNSLOTH = "cpu", "trl", "trl-vllm", "unsloth"
+ENGINES = ("auto", UNSLOTH, TRL_VLLM, TRL)
+SWITCH = ("auto", "on", "off")
+SHARDINGS = ("ddp", "fsdp", "zero3")
+VLLM_MODES = ("colocate", "server")
 
 
 @dataclass(frozen=True)
@@ -194,11 +200,37 @@ class Hardware:
     """Where it runs."""
 
     stack: str = knob("auto", "Stack", "'auto' takes the GPU if there is one.", choices=STACKS)
+    engine: str = knob("auto", "Engine", "What trains on a GPU. 'auto' tries Unsloth + vLLM, then "
+                       "TRL + vLLM, then TRL alone, and says why.", choices=ENGINES)
     threads: int = knob(0, "CPU threads", "0 means one per core.", low=0, high=1024, step=1,
                         advanced=True)
     gpu_memory_utilization: float = knob(0.6, "GPU share of vLLM", "Share of the GPU's memory that "
                                          "vLLM takes.", above=0, high=0.98, step=0.01,
                                          advanced=True)
+    compile_loss: str = knob("auto", "Compile the loss", "Unsloth's compiled loss: slow to start, "
+                             "and quicker only in long runs.", choices=SWITCH, advanced=True)
+    cuda_graphs: str = knob("auto", "CUDA graphs in vLLM", "Quicker answers for a slower start. "
+                            "'auto' counts whether the run is long enough.", choices=SWITCH,
+                            advanced=True)
+    num_processes: int = knob(1, "GPUs", "Of this host. More than one trains with TRL under "
+                              "`accelerate launch`.", low=1, high=64, step=1)
+    sharding: str = knob("ddp", "Over several GPUs", "'ddp': the whole base on each. 'fsdp' or "
+                         "'zero3' (DeepSpeed): cut in parts, where it does not fit on one.",
+                         choices=SHARDINGS, advanced=True)
+    vllm_mode: str = knob("colocate", "vLLM runs", "'colocate': on the GPUs that train. 'server': "
+                          "`trl vllm-serve` on GPUs of its own.", choices=VLLM_MODES, advanced=True)
+    vllm_server: str = knob("127.0.0.1:8000", "vLLM server", "host:port of `trl vllm-serve`, for "
+                            "'server'.", advanced=True)
+    num_machines: int = knob(1, "Hosts", "Hosts that train together; each needs the same files.",
+                             low=1, high=1024, step=1, advanced=True)
+    main_process_ip: str = knob("", "Address of the first host", "For several hosts.",
+                                advanced=True)
+    main_process_port: int = knob(29500, "Port of the first host", "For several hosts.", low=1,
+                                  high=65535, step=1, advanced=True)
+
+    def processes(self) -> int:
+        """Training processes over all hosts."""
+        return self.num_processes * self.num_machines
 
 
 @dataclass(frozen=True)

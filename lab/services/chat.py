@@ -13,7 +13,8 @@ from pathlib import Path
 
 from lab.core.problems import BadModel, Problem, WorkFailed
 from lab.core.settings import Sampling, Settings
-from lab.services.jobs import model_folder, worker_environment
+from lab.services.jobs import worker_environment
+from lab.services.models import model_folder
 from lab.services.workspace import PROJECT, Workspace
 
 

@@ -12,7 +12,8 @@ from lab.core.problems import BadData, Problem, RunError, WorkFailed
 from lab.core.settings import Settings
 from lab.core.stats import paired_difference, wins
 from lab.services import datasets
-from lab.services.jobs import model_folder, worker_environment
+from lab.services.jobs import worker_environment
+from lab.services.models import model_folder
 from lab.services.runs import Run
 from lab.services.workspace import PROJECT
 

@@ -16,8 +16,9 @@ from filelock import FileLock, Timeout
 
 from lab.core import checks, events
 from lab.core.problems import BadData, BadSettings, RunError
-from lab.core.settings import STARTER, Settings
+from lab.core.settings import Settings
 from lab.services import datasets, machine
+from lab.services.models import model_folder
 from lab.services.runs import (
     NOW,
     Run,
@@ -28,7 +29,7 @@ from lab.services.runs import (
     was_killed,
     worker_of,
 )
-from lab.services.workspace import PROJECT, STARTER_FOLDER, RunFolder, Workspace
+from lab.services.workspace import PROJECT, RunFolder, Workspace
 
 QUIET = {  # no pings, no network for what is here, no progress bars in logs
     "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -210,45 +211,6 @@ def refuse(settings: Settings, facts: checks.Machine) -> None:
     if facts.free_disk_gb < NEEDED_GB:
         raise RunError("The disk is full.", f"{facts.free_disk_gb} GB are free where runs are "
                        "kept.", "Free some space, or give another root with --root.")
-
-
-def model_folder(settings: Settings) -> str:
-    """Where the base model's files are: a folder, or a Hub id as it is.
-
-    Raises BadSettings for a folder without a model in it, and when the lengths are more than
-    its `max_position_embeddings`.
-    """
-    name = settings.model.name.strip()
-    folder = STARTER_FOLDER if name == STARTER else Path(name).expanduser()
-    looks_local = name == STARTER or folder.exists() or name.startswith((".", "/", "~", "\\"))
-    if not looks_local:
-        parts = name.split("/")
-        if len(parts) != 2 or not all(parts) or any(c.isspace() for c in name):
-            raise BadSettings(f"There is no model {name!r}.", "It is neither a folder here nor a "
-                              "Hub id (owner/name).", f"Try '{STARTER}', which ships with the lab.",
-                              "model.name")
-        return name
-    if name == STARTER and not (folder / "config.json").is_file():
-        raise BadSettings("The starter model is missing.", "Its files in assets/starter are gone.",
-                          "Get them back with git, or make it anew: assets/starter/make.py.",
-                          "model.name")
-    if not (folder / "config.json").is_file():
-        raise BadSettings(f"{folder} is not a model.", "There is no config.json in it.",
-                          "Give the folder that holds config.json and model.safetensors.",
-                          "model.name")
-    if not any(folder.glob("*.safetensors")):
-        raise BadSettings(f"{folder} has no weights.", "There is no .safetensors file in it.",
-                          "Give the folder that holds config.json and model.safetensors.",
-                          "model.name")
-    try:
-        longest = json.loads((folder / "config.json").read_text())["max_position_embeddings"]
-    except (OSError, ValueError, KeyError, TypeError):
-        longest = None
-    if isinstance(longest, int) and settings.model.max_seq_length > longest:
-        raise BadSettings(f"'Longest sequence' is more than the model allows: "
-                          f"{settings.model.max_seq_length}.", f"{name} was made for {longest} "
-                          "tokens.", f"Set it to {longest} or less.", "model.max_seq_length")
-    return str(folder.resolve())
 
 
 def record(settings: Settings, facts: checks.Machine, name: str, notes: list[str]) -> dict:

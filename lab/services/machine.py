@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from lab.core.checks import Gpu, Machine
+from lab.core.machine import Gpu, Machine
 from lab.core.settings import REPORTERS
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "gradio", "plotly",

@@ -13,10 +13,11 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 
 from lab.core.catalog import RECIPES
-from lab.core.checks import Machine, problems_of
+from lab.core.checks import problems_of
+from lab.core.machine import Machine
 from lab.core.problems import BadSettings, LabError, RunError
 from lab.core.settings import Settings
-from lab.services import jobs, machine
+from lab.services import machine, models
 from lab.services.lab import Lab
 from lab.services.workspace import PROJECT
 from lab.ui.forms import REWARD_LIST, Form
@@ -145,7 +146,7 @@ def _watch(page: gr.Blocks, lab: Lab, form: Form, on_start: start.StartTab,
             found = problems_of(settings, facts())
             if not any(p.field.startswith("model.") for p in found):
                 try:
-                    jobs.model_folder(settings)
+                    models.model_folder(settings)
                 except LabError as error:
                     found.insert(0, error.problem)
             updates |= {on_start.summary: start.summary_html(settings, recipe),

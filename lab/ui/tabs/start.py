@@ -11,7 +11,8 @@ from pathlib import Path
 import gradio as gr
 
 from lab.core.catalog import DEFAULT_RECIPE, RECIPES
-from lab.core.checks import Machine, choose_stack
+from lab.core.engines import choose_stack
+from lab.core.machine import Machine
 from lab.core.problems import LabError, Problem, explain
 from lab.core.rewards.registry import REWARDS, format_chosen
 from lab.core.settings import ALL, Settings
