@@ -2,64 +2,185 @@
 
 Training meets the app only through files: settings.json and data.jsonl in, events.jsonl out, and
 a file `control` that asks it to stop. Chat and evaluation speak JSON lines on stdin and stdout.
+`engine` is one attempt of `train`, in a process of its own where there is a GPU.
 """
 
+import contextlib
+import ctypes
 import json
 import os
+import shutil
+import signal
+import subprocess
 import sys
 import traceback
 from pathlib import Path
 
+NEXT_ENGINE = 75  # exit status: this engine cannot be used, try the next (EX_TEMPFAIL)
+
 
 def main(arguments: list[str]) -> int:
     job, *rest = arguments
-    return {"train": run_training, "chat": run_chat, "eval": run_eval}[job](*rest)
+    return {"train": run_training, "engine": run_attempt, "chat": run_chat,
+            "eval": run_eval}[job](*rest)
 
 
 def go_offline_for(model: str) -> None:
     """A local model needs no network; without this, libraries still ask the Hub about it."""
     if Path(model).is_dir():
-        os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+        os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1",
+                       "HF_DATASETS_OFFLINE": "1"}
 
 
 def run_training(path: str) -> int:
+    """Try the run's engines in their order, each in a process of its own, until one has worked.
+
+    On the CPU there is only one, and it works in this process.
+    """
     from lab.core import events
-    from lab.core.problems import explain
-    from lab.core.settings import Settings
 
     folder = Path(path)
+    record = read_record(folder)
+    plans = record["plans"]
+    if not plans[0]["command"]:
+        return run_engine(path, plans[0]["engine"])
     say = events.EventWriter(folder / "events.jsonl")
-    steps_done = 0
+    for place, plan in enumerate(plans):
+        code = run_child(folder, plan)
+        if code == 0 or says_last(folder):
+            return code
+        following = plans[place + 1:place + 2]
+        if not following or (code != NEXT_ENGINE and stepped(folder)):
+            why = f"It was ended by signal {-code}, perhaps for lack of memory." if code < 0 \
+                else f"Its exit status was {code}."
+            say(events.Failed(0, "The training process ended without a last word.", why,
+                              "Resume the run from its last checkpoint, or start it again. Its "
+                              "own words are in worker.log."))
+            return 1
+        if code != NEXT_ENGINE:
+            say(events.Notice("warning", f"{plan['title']} ended by itself "
+                              f"({'signal' if code < 0 else 'status'} {abs(code)}); its words are "
+                              "in worker.log."))
+        say(events.Notice("warning", f"Trying {following[0]['title']} in a new process."))
+    return 1
 
-    def said(event: events.Event) -> None:
-        nonlocal steps_done
-        steps_done = getattr(event, "step", steps_done)
-        say(event)
 
+def run_child(folder: Path, plan: dict) -> int:
+    """Run one engine to its end; its exit status. The GPU's memory is back when this returns."""
+    import psutil
+
+    from lab.backends.release import wait_for_release
+
+    scratch = folder / "scratch"  # Unsloth writes adapters for vLLM where it runs
+    scratch.mkdir(exist_ok=True)
+    process = subprocess.Popen(plan["command"], cwd=scratch, env={**os.environ, **plan["env"]},
+                               stdin=subprocess.DEVNULL, preexec_fn=die_with_parent)
+    pids = {process.pid}
+    while True:
+        try:
+            code = process.wait(2)
+            break
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(psutil.Error):
+                pids |= {p.pid for p in psutil.Process(process.pid).children(recursive=True)}
+    wait_for_release(pids)
+    shutil.rmtree(scratch, ignore_errors=True)
+    return code
+
+
+def die_with_parent() -> None:
+    """A child on Linux ends with its parent: no engine is left to hold the GPU for nobody."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def says_last(folder: Path) -> bool:
+    """Whether the newest event ends the run."""
+    from lab.core import events
+
+    lines = (folder / "events.jsonl").read_bytes().splitlines()
+    read = events.read_line(lines[-1].decode()) if lines else None
+    return read is not None and isinstance(read[1], events.LAST)
+
+
+def stepped(folder: Path) -> bool:
+    """Whether the newest attempt has come to a step."""
+    from lab.core import events
+
+    for line in reversed((folder / "events.jsonl").read_bytes().splitlines()):
+        read = events.read_line(line.decode("utf-8", errors="replace"))
+        if read and isinstance(read[1], events.Step):
+            return True
+        if read and isinstance(read[1], events.Started | events.Phase):
+            return False
+    return False
+
+
+def run_attempt(path: str, engine: str) -> int:
+    """One engine in a process of its own: started by the worker, or by accelerate for it."""
+    die_with_parent()
+    return run_engine(path, engine)
+
+
+def run_engine(path: str, engine: str) -> int:
+    """Train with one engine, in this process. NEXT_ENGINE if it cannot be used and there is
+    another; its reason is said as a notice."""
+    from lab.core import events
+    from lab.core.engines import Plan
+    from lab.core.problems import LabError, explain_in_training
+    from lab.core.settings import UNSLOTH, Settings
+
+    folder = Path(path)
+    is_first = int(os.environ.get("RANK", "0")) == 0
+    write = events.EventWriter(folder / "events.jsonl") if is_first else lambda event: None
+    step, steps = 0, 0
+
+    def say(event: events.Event) -> None:
+        nonlocal step, steps
+        step = getattr(event, "step", step)
+        steps += isinstance(event, events.Step)
+        write(event)
+
+    last_engine = True
     try:
-        said(events.Phase("Importing the libraries"))
-        record = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+        say(events.Phase("Importing the libraries"))
+        record = read_record(folder)
+        plans = [plan["engine"] for plan in record["plans"]]
+        last_engine = engine == plans[-1]
+        plan = record["plans"][plans.index(engine)]
         settings = Settings.from_dict(record["settings"])
-        for note in record.get("notes", []):
-            said(events.Notice("info", note))
+        if engine == plans[0]:
+            for note in [*record.get("notes", []), *record.get("engine_notes", [])]:
+                say(events.Notice("info", note))
         model = record["effective"]["model"]
         go_offline_for(model)
         os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # `rollout_func` is a pinned version's
+        if engine == UNSLOTH:
+            from lab.backends import engine_unsloth  # noqa: F401  before trl and transformers
+        from lab.backends.engines import make_engine
         from lab.backends.train import train
 
         rows = read_lines(folder / "data.jsonl")
-        last = train(settings, model, rows, folder, said, newest_checkpoint(folder),
-                     wants_stop=(folder / "control").exists)
-        said(last)
+        made = make_engine(Plan.from_dict(plan["plan"]), settings, model)
+        say(train(made, settings, rows, folder, say, newest_checkpoint(folder),
+                  wants_stop=(folder / "control").exists))
         return 0
     except BaseException as error:
         traceback.print_exc()
-        problem = explain(error)
+        problem = explain_in_training(error)
+        expected = isinstance(error, LabError) and type(error).__name__ != "WorkFailed"
         try:
-            say(events.Failed(steps_done, problem.what, problem.why, problem.next))
+            if not (last_engine or steps or expected or isinstance(error, KeyboardInterrupt)):
+                say(events.Notice("warning", f"{plan['title']} cannot be used here. {problem}"))
+                return NEXT_ENGINE
+            say(events.Failed(step, problem.what, problem.why, problem.next, problem.kind))
         except OSError:  # a full disk: the supervisor writes the last word when it can
             traceback.print_exc()
         return 1
+
+
+def read_record(folder: Path) -> dict:
+    return json.loads((folder / "settings.json").read_text(encoding="utf-8"))
 
 
 def newest_checkpoint(folder: Path) -> int:

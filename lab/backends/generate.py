@@ -124,5 +124,10 @@ class MergedCopy:
             weight = layer.get_base_layer().weight
             for adapter in layer.active_adapters:
                 low, high = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
-                torch.addmm(weight, high, low, alpha=layer.scaling[adapter], out=target.weight.data)
+                if low.dtype is weight.dtype:
+                    torch.addmm(weight, high, low, alpha=layer.scaling[adapter],
+                                out=target.weight.data)
+                else:  # a base in 16 bit, an adapter in 32
+                    target.weight.data.copy_(torch.addmm(
+                        weight.float(), high.float(), low.float(), alpha=layer.scaling[adapter]))
                 weight = target.weight.data

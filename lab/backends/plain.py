@@ -1,12 +1,14 @@
 """Loads models and adapters with transformers and peft, and turns conversations into tokens."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
+from lab.backends import gpu
 from lab.core.problems import BadModel
 
 
@@ -15,7 +17,11 @@ def load_tokenizer(model: str):
 
     Raises BadModel where there is no template: without one, a conversation has no text.
     """
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    return prepare(AutoTokenizer.from_pretrained(model), model)
+
+
+def prepare(tokenizer, model: str):
+    """The same for a tokenizer that something else has loaded."""
     if not tokenizer.chat_template:
         raise BadModel("This model has no chat template.",
                        f"The tokenizer of {model} does not say how a conversation is written.",
@@ -25,9 +31,20 @@ def load_tokenizer(model: str):
     return tokenizer
 
 
-def load_model(model: str):
-    """The base model in fp32: on a CPU bf16 is slow or missing, and LoRA learns in fp32 anyway."""
-    loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
+def load_model(model: str, on_gpu: bool = False, in_4bit: bool = False):
+    """The base model. On a CPU in fp32: bf16 is slow or missing there, and LoRA learns in fp32
+    anyway. On a GPU in bf16 (fp16 before compute capability 8), or quantised to nf4.
+    """
+    placed: dict = {"dtype": torch.float32}
+    if on_gpu:
+        placed = {"dtype": gpu.dtype(), "device_map": {"": torch.cuda.current_device()}}
+        if in_4bit:
+            placed["quantization_config"] = BitsAndBytesConfig(
+                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=gpu.dtype())
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            placed.pop("device_map")  # accelerate places each process's copy
+    loaded = AutoModelForCausalLM.from_pretrained(model, **placed)
     loaded.config.use_cache = True
     return loaded.eval()
 

@@ -1,6 +1,7 @@
-"""Which stack and engine train a run on this machine, each choice with its reason."""
+"""Which stack and engine train a run on this machine and how it is started, with reasons."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from lab.core.machine import Choice, Machine
 from lab.core.settings import CPU, TRL, TRL_VLLM, UNSLOTH, Settings
@@ -9,6 +10,28 @@ DRIVER = 580  # the first that runs CUDA 13, which torch and vllm of the gpu sta
 CAPABILITY = 7.5  # CUDA 13 knows no older GPU
 TITLES = {UNSLOTH: "Unsloth + vLLM", TRL_VLLM: "TRL + vLLM", TRL: "TRL on the GPU",
           CPU: "TRL on the CPU"}
+
+
+GRAPHS_COST = 27.0  # seconds that vLLM's torch.compile and CUDA graphs add to a cold start
+GRAPHS_GAIN = 0.004  # seconds that they save for each token of the longest answer
+MOST_SEQUENCES = 255  # at once in vLLM; Unsloth takes 256 for "choose yourself"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one engine is started: what settings.json keeps, and the worker is told."""
+
+    engine: str
+    why: str
+    share: float = 0.0  # of the GPU's memory that vLLM takes; 0 without vLLM
+    cuda_graphs: bool = False
+    compile_loss: bool = False
+    max_num_seqs: int = 0  # answers that vLLM draws at once
+    notes: tuple[str, ...] = ()  # reasons for the choices above, as sentences
+
+    @classmethod
+    def from_dict(cls, told: dict) -> "Plan":
+        return cls(**{**told, "notes": tuple(told.get("notes", ()))})
 
 
 @dataclass(frozen=True)
@@ -94,3 +117,101 @@ def _against_trl_vllm(settings: Settings, machine: Machine) -> str:
     if settings.model.load_in_4bit:
         return "TRL cannot hand weights in 4 bit to vLLM"
     return ""
+
+
+def plan_of(choice: Choice, settings: Settings) -> Plan:
+    """How this engine will be started for these settings."""
+    if choice.value in (CPU, TRL):
+        return Plan(choice.value, choice.why)
+    graphs = _cuda_graphs(settings)
+    notes = [f"CUDA graphs are {graphs.value}, because {graphs.why}."]
+    loss = Choice("off", "only Unsloth compiles it")
+    if choice.value == UNSLOTH:
+        loss = _compiled_loss(settings)
+        notes.append(f"The loss is {'' if loss.value == 'on' else 'not '}compiled, because "
+                     f"{loss.why}.")
+    return Plan(choice.value, choice.why, settings.hardware.gpu_memory_utilization,
+                graphs.value == "on", loss.value == "on",
+                min(MOST_SEQUENCES, settings.train.answers_per_step()), tuple(notes))
+
+
+def _cuda_graphs(settings: Settings) -> Choice:
+    wanted = settings.hardware.cuda_graphs
+    if wanted != "auto":
+        return Choice(wanted, "it was asked for")
+    tokens = settings.train.max_steps * settings.train.max_completion_length
+    if tokens * GRAPHS_GAIN > GRAPHS_COST:
+        return Choice("on", f"with up to {tokens:,} tokens in a row they save more than the "
+                      f"{GRAPHS_COST:.0f} s they cost at the start")
+    return Choice("off", f"up to {tokens:,} tokens in a row do not make up for the "
+                  f"{GRAPHS_COST:.0f} s they cost at the start")
+
+
+def _compiled_loss(settings: Settings) -> Choice:
+    wanted = settings.hardware.compile_loss
+    if wanted != "auto":
+        return Choice(wanted, "it was asked for")
+    return Choice("off", "compiling takes from 20 s to minutes, and later steps were no quicker")
+
+
+def environment(settings: Settings, plan: Plan, caches: Path, versions: dict[str, str],
+                visible: str | None) -> dict[str, str]:
+    """The environment variables that this engine's process starts with.
+
+    `caches` is a folder of the lab's root: what was compiled once is found again. `visible` is
+    CUDA_VISIBLE_DEVICES as it is, or None.
+    """
+    if plan.engine == CPU:
+        return {}
+    told = {
+        "VLLM_CACHE_ROOT": str(caches / "vllm"), "VLLM_NO_USAGE_STATS": "1",
+        # FlashInfer compiles its sampler with nvcc and ninja, which few machines have.
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",
+        "TRITON_CACHE_DIR": str(caches / "triton"),
+        "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor"),
+        # By PCI bus, as nvidia-smi numbers them.
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    }
+    if settings.hardware.processes() == 1:
+        # TRL refuses to train in one process that sees several GPUs.
+        told["CUDA_VISIBLE_DEVICES"] = (visible or "0").split(",")[0]
+    if plan.engine == UNSLOTH:
+        stamp = "-".join(f"{name}-{versions.get(name, 'none')}" for name in ("unsloth", "trl"))
+        told |= {"UNSLOTH_DISABLE_STATISTICS": "1",
+                 # Made for one pair of versions; an old one breaks a new Unsloth.
+                 "UNSLOTH_COMPILE_LOCATION": str(caches / stamp)}
+        if not plan.compile_loss:
+            told["UNSLOTH_COMPILE_DISABLE"] = "1"
+    return told
+
+
+def launch_command(python: str, folder: str, settings: Settings, plan: Plan,
+                   rank: int = 0) -> list[str]:
+    """The command that runs this engine for a run's folder, on the host of this rank.
+
+    One process runs the worker itself; several go through `accelerate launch`.
+    """
+    hardware = settings.hardware
+    worker = ["-m", "lab.worker", "engine", folder, plan.engine]
+    if hardware.processes() == 1:
+        return [python, *worker]
+    told = ["--num_processes", str(hardware.processes()),
+            "--num_machines", str(hardware.num_machines), "--machine_rank", str(rank),
+            "--main_process_port", str(hardware.main_process_port), "--dynamo_backend", "no"]
+    if hardware.num_machines > 1:
+        told += ["--main_process_ip", hardware.main_process_ip]
+    if plan.engine == CPU:
+        told += ["--cpu", "--mixed_precision", "no", "--num_cpu_threads_per_process", "1"]
+    else:
+        told += ["--mixed_precision", "bf16", *SHARDING[hardware.sharding]]
+    return [python, "-m", "accelerate.commands.launch", *told, *worker]
+
+
+SHARDING = {
+    "ddp": ("--multi_gpu",),
+    "fsdp": ("--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy",
+             "TRANSFORMER_BASED_WRAP", "--fsdp_reshard_after_forward", "true",
+             "--fsdp_state_dict_type", "FULL_STATE_DICT"),
+    "zero3": ("--use_deepspeed", "--zero_stage", "3", "--zero3_init_flag", "true",
+              "--zero3_save_16bit_model", "true"),
+}

@@ -59,6 +59,21 @@ class Notice:
 
 
 @dataclass(frozen=True)
+class Answered:
+    """A question that was asked while the run trained, answered at the end of this step.
+
+    `base` and `tuned` are {"text", "tokens", "cut"}; `ask` is the name of its file in asks/.
+    """
+
+    step: int
+    ask: str
+    question: str
+    base: dict
+    tuned: dict
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Stopped:
     """Stopped on request after this step; the adapter is saved and the run can be resumed."""
 
@@ -67,12 +82,13 @@ class Stopped:
 
 @dataclass(frozen=True)
 class Failed:
-    """The work failed; what, why and next as in core/problems.py."""
+    """The work failed; what, why, next and kind as in core/problems.py."""
 
     step: int
     what: str
     why: str = ""
     next: str = ""
+    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,7 +100,8 @@ class Finished:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-Event = Phase | Started | Step | Samples | Checkpoint | Notice | Stopped | Failed | Finished
+Event = (Phase | Started | Step | Samples | Checkpoint | Notice | Answered | Stopped | Failed
+         | Finished)
 KINDS = {cls.__name__.lower(): cls for cls in Event.__args__}
 LAST = (Stopped, Failed, Finished)  # after one of these the worker says no more
 

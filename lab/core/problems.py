@@ -1,14 +1,16 @@
 """What a person is told when something goes wrong: what happened, why, what to do next."""
 
 import re
-from dataclasses import asdict, dataclass
+import traceback
+from dataclasses import asdict, dataclass, replace
 
 
 @dataclass(frozen=True)
 class Problem:
     """One thing that is wrong, in three parts. `field` names the setting to look at, if any.
 
-    `level` is "error" (cannot go on) or "warning" (can, but should know).
+    `level` is "error" (cannot go on) or "warning" (can, but should know). `kind` names the cause
+    for a reader that acts on it: "out_of_memory", "gpu_busy", "no_gpu", "driver", "engine_died".
     """
 
     what: str
@@ -16,6 +18,7 @@ class Problem:
     next: str = ""
     field: str = ""
     level: str = "error"
+    kind: str = ""
 
     def __str__(self) -> str:
         return " ".join(part for part in (self.what, self.why, self.next) if part)
@@ -35,8 +38,9 @@ class LabError(Exception):
     └── WorkFailed      work that was started and failed
     """
 
-    def __init__(self, what: str, why: str = "", next: str = "", field: str = "") -> None:
-        self.problem = Problem(what, why, next, field)
+    def __init__(self, what: str, why: str = "", next: str = "", field: str = "",
+                 kind: str = "") -> None:
+        self.problem = Problem(what, why, next, field, kind=kind)
         super().__init__(str(self.problem))
 
 
@@ -69,13 +73,45 @@ class Translation:
     what: str
     why: str
     next: str
+    kind: str = ""
 
 
 # The first row that fits wins. Class names are compared as text, so that nothing heavy is imported.
 TRANSLATIONS = (
-    Translation((), r"CUDA out of memory|OutOfMemoryError", "The GPU ran out of memory.",
+    Translation((), r"Free memory on device .* is less than desired GPU memory utilization",
+                "The GPU is not free.", "Another process holds its memory, or vLLM's share is more "
+                "than what is left.", "End the other process (`nvidia-smi` names it), or lower "
+                "'GPU share of vLLM'.", "gpu_busy"),
+    Translation((), r"Error in memory profiling|memory profiling", "vLLM could not measure the "
+                "GPU's memory.", "Another process took or gave back memory in that moment.",
+                "Wait until nothing else starts or ends on the GPU, then try again.", "gpu_busy"),
+    Translation((), r"No available memory for the cache blocks|KV cache is needed, which is larger "
+                r"than|enough KV cache|Engine core initialization failed.*memory",
+                "vLLM has no room for the answers.",
+                "Its share of the GPU holds the model, but not the answers beside it.",
+                "Raise 'GPU share of vLLM', shorten 'Longest sequence', or load the model in 4 "
+                "bit.", "out_of_memory"),
+    Translation((), r"CUDA out of memory|OutOfMemoryError|CUDA error: out of memory|"
+                r"CUBLAS_STATUS_ALLOC_FAILED", "The GPU ran out of memory.",
                 "Model, answers and gradients together need more than this GPU has free.",
-                "Lower 'Answers at once' or 'Longest answer', or load the model in 4 bit."),
+                "Lower 'Answers at once' or 'Longest answer', or load the model in 4 bit.",
+                "out_of_memory"),
+    Translation((), r"EngineDeadError|EngineCore encountered an issue|Engine core (proc\S* )?died",
+                "vLLM's engine ended.", "Its own reason is in the log above this line.",
+                "Try again: a new engine is started. If it ends again, lower 'GPU share of vLLM'.",
+                "engine_died"),
+    Translation((), r"driver version is insufficient|driver on your system is too old",
+                "The NVIDIA driver is too old.", "The gpu stack is built for CUDA 13.",
+                "Install driver 580 or newer, or set 'Stack' to cpu.", "driver"),
+    Translation((), r"No CUDA GPUs are available|no CUDA-capable device|Torch not compiled with "
+                r"CUDA|cannot find any torch accelerator|CUDA unknown error",
+                "torch cannot use the GPU.", "No CUDA device is visible to it.",
+                "See to the driver (`python -m lab doctor`) and to CUDA_VISIBLE_DEVICES, or set "
+                "'Stack' to cpu.", "no_gpu"),
+    Translation((), r"No adapter found for|LoRAAdapterNotFoundError", "The adapter was not found.",
+                "Its folder is gone, or not written yet.", "Choose another checkpoint."),
+    Translation((), r"LoRA rank \d+ is greater than max_lora_rank", "This adapter's rank is higher "
+                "than the engine was started for.", "", "Ask again: the engine is started anew."),
     Translation(("OSError", "RuntimeError", "SafetensorError"), r"No space left on device|errno 28",
                 "The disk is full.", "A checkpoint or log could not be written.",
                 "Free some space, then resume the run from its last checkpoint."),
@@ -122,6 +158,23 @@ TRANSLATIONS = (
 UNKNOWN = "Something failed that the lab does not know."
 
 
+# Functions of TRL, Unsloth and ours, from the outermost in, that tell what a step was busy with.
+MOMENTS = (({"_generate", "_generate_single_turn", "rollout"}, "while it answered"),
+           ({"compute_loss", "training_step", "backward"}, "while it learnt"))
+
+
+def explain_in_training(error: BaseException) -> Problem:
+    """`explain`, and for a lack of memory also what the step was busy with."""
+    problem = explain(error)
+    if problem.kind != "out_of_memory":
+        return problem
+    names = {frame.name for frame in traceback.extract_tb(error.__traceback__)}
+    for functions, moment in MOMENTS:
+        if names & functions:
+            return replace(problem, what=f"{problem.what.rstrip('.')} {moment}.")
+    return problem
+
+
 def explain(error: BaseException) -> Problem:
     """The Problem for any exception; an unknown one keeps its own words and points to the log."""
     if isinstance(error, LabError):
@@ -133,7 +186,7 @@ def explain(error: BaseException) -> Problem:
             row.words, f"{type(error).__name__}: {text}", re.IGNORECASE
         ):
             detail = text.strip().splitlines()[0][:300] if text.strip() else ""
-            return Problem(row.what, row.why or detail, row.next)
+            return Problem(row.what, row.why or detail, row.next, kind=row.kind)
     first = text.strip().splitlines()[0][:300] if text.strip() else "no message"
     return Problem(
         UNKNOWN,

@@ -9,14 +9,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
 from filelock import FileLock, Timeout
 
-from lab.core import checks, events
+from lab.core import checks, engines, events
+from lab.core.machine import Choice, Machine
 from lab.core.problems import BadData, BadSettings, RunError
-from lab.core.settings import Settings
+from lab.core.settings import CPU, Settings
 from lab.services import datasets, machine
 from lab.services.models import model_folder
 from lab.services.runs import (
@@ -67,7 +69,8 @@ class Jobs:
             folder = self.workspace.new_run(name)
             try:
                 datasets.write_split(split, folder.path)
-                _write(folder.settings, record(settings, facts, name, split.notes))
+                _write(folder.settings, record(settings, facts, name, split.notes, folder,
+                                               self.workspace.caches))
             except OSError as error:
                 raise RunError("The run's folder could not be written.",
                                f"{error.strerror or error}.",
@@ -100,7 +103,8 @@ class Jobs:
         with self._only_one():
             old = read_record(folder)
             _write(folder.settings,
-                   record(settings, facts, old.get("name", ""), old.get("notes", []))
+                   record(settings, facts, old.get("name", ""), old.get("notes", []), folder,
+                          self.workspace.caches)
                    | {"created": old.get("created", time.time())})
             self._launch(folder)
         return folder
@@ -118,7 +122,8 @@ class Jobs:
         process = worker_of(folder)
         if process is not None:
             folder.control.write_text(f"{NOW}\n")
-            for child in [*process.children(recursive=True), process]:
+            # The worker first: it would start the next engine when one ends.
+            for child in [process, *process.children(recursive=True)]:
                 with contextlib.suppress(psutil.Error):
                     child.kill()
 
@@ -200,7 +205,7 @@ def last_word_of(folder: RunFolder, log: RunLog, code: int) -> events.Failed:
     return events.Failed(log.steps[-1] if log.steps else 0, problem.what, why, problem.next)
 
 
-def refuse(settings: Settings, facts: checks.Machine) -> None:
+def refuse(settings: Settings, facts: Machine) -> None:
     """Raise BadSettings with every error of these settings on this machine."""
     wrong = checks.errors_of(settings, facts)
     if wrong:
@@ -213,21 +218,40 @@ def refuse(settings: Settings, facts: checks.Machine) -> None:
                        "kept.", "Free some space, or give another root with --root.")
 
 
-def record(settings: Settings, facts: checks.Machine, name: str, notes: list[str]) -> dict:
+def record(settings: Settings, facts: Machine, name: str, notes: list[str],
+           folder: RunFolder, caches: Path) -> dict:
     """What settings.json holds: every setting as chosen, and as it took effect here."""
-    stack = checks.choose_stack(settings.hardware.stack, facts)
-    train = settings.train
+    stack = engines.choose_stack(settings.hardware.stack, facts)
+    ladder = engines.choose_engines(settings, facts)
+    train, processes = settings.train, settings.hardware.processes()
+    plans = [_plan(choice, settings, facts, folder, caches) for choice in ladder.tried]
+    skipped = [f"{engines.TITLES[choice.value]} is not tried, because {choice.why}."
+               for choice in ladder.skipped]
     return {
         "format": 1, "name": name, "created": time.time(), "settings": settings.to_dict(),
         "effective": {
             "model": model_folder(settings),
-            "per_device_train_batch_size": train.per_device_train_batch_size(),
-            "gradient_accumulation_steps": train.gradient_accumulation_steps(),
+            "per_device_train_batch_size": train.per_device_train_batch_size(processes),
+            "gradient_accumulation_steps": train.gradient_accumulation_steps(processes),
             "threads": settings.hardware.threads or facts.cores,
         },
-        "stack": {"value": stack.value, "why": stack.why},
-        "notes": notes, "versions": facts.packages, "python": facts.python,
-        "system": facts.system,
+        "stack": {"value": stack.value, "why": stack.why}, "plans": plans, "notes": notes,
+        "engine_notes": [*skipped, *plans[0]["plan"]["notes"]],
+        "versions": facts.packages, "python": facts.python, "system": facts.system,
+    }
+
+
+def _plan(choice: Choice, settings: Settings, facts: Machine, folder: RunFolder,
+          caches: Path) -> dict:
+    """One engine as the worker starts it; without a command it trains in the worker itself."""
+    plan = engines.plan_of(choice, settings)
+    alone = choice.value == CPU and settings.hardware.processes() == 1
+    return {
+        "engine": plan.engine, "title": engines.TITLES[plan.engine], "plan": asdict(plan),
+        "command": [] if alone else engines.launch_command(
+            sys.executable, str(folder.path), settings, plan),
+        "env": engines.environment(settings, plan, caches, facts.packages,
+                                   os.environ.get("CUDA_VISIBLE_DEVICES")),
     }
 
 

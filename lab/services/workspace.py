@@ -51,6 +51,11 @@ class RunFolder:
         return self.path / "held_out.jsonl"
 
     @property
+    def asks(self) -> Path:
+        """Questions to a run that trains, a file each until they are answered."""
+        return self.path / "asks"
+
+    @property
     def adapter(self) -> Path:
         return self.path / "adapter"
 
@@ -109,6 +114,11 @@ class Workspace:
     @property
     def uploads(self) -> Path:
         return self.root / "uploads"
+
+    @property
+    def caches(self) -> Path:
+        """What the engines of a GPU compiled, kept for the next start."""
+        return self.root / "caches"
 
     def folders(self) -> list[RunFolder]:
         """Every run there is, newest first."""

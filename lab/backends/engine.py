@@ -1,0 +1,115 @@
+"""How a run's model is loaded, answers and is set up for TRL; the engine of transformers and peft.
+
+Three engines share this interface: this one (on the CPU and on a GPU), TRL with vLLM
+(engine_vllm.py), and Unsloth with vLLM inside (engine_unsloth.py).
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import psutil
+import torch
+from peft import LoraConfig
+
+from lab.backends import gpu, plain
+from lab.backends.generate import Drawing, MergedCopy, complete
+from lab.backends.scoreboard import Scoreboard
+from lab.core.engines import Plan
+from lab.core.settings import CPU, Settings
+
+COPY_SHARE = 0.2  # of the free memory that a merged copy for the rollouts may take
+
+
+class Engine:
+    """transformers loads the base, peft wraps it, and the lab's own loop draws the answers."""
+
+    def __init__(self, plan: Plan, settings: Settings, path: str) -> None:
+        self.plan, self.settings, self.path = plan, settings, path
+        self.on_gpu = plan.engine != CPU
+        self.copy: MergedCopy | None = None
+
+    def load(self) -> None:
+        """Fill `tokenizer` and `model`."""
+        self.tokenizer = plain.load_tokenizer(self.path)
+        self.model = plain.load_model(self.path, self.on_gpu, self.settings.model.load_in_4bit)
+
+    def arguments(self) -> dict[str, Any]:
+        """What GRPOConfig gets besides the settings: where and in which precision it runs."""
+        if not self.on_gpu:
+            return {"use_cpu": True, "bf16": False, "fp16": False, "use_vllm": False}
+        half = gpu.dtype()
+        return {"use_cpu": False, "bf16": half is torch.bfloat16, "fp16": half is torch.float16,
+                "use_vllm": False}
+
+    def trainer_arguments(self, score: Scoreboard) -> dict[str, Any]:
+        """What GRPOTrainer gets besides config, data and rewards."""
+        self.score = score
+        return {"model": self.model, "peft_config": self.lora(), "rollout_func": self.rollout}
+
+    def lora(self) -> LoraConfig:
+        lora = self.settings.lora
+        return LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, bias="none",
+                          target_modules=list(lora.target_modules), task_type="CAUSAL_LM")
+
+    def bind(self, trainer) -> None:
+        """The trainer stands. Decide once which weights answer: a merged copy where memory
+        allows, else the model with its adapter."""
+        self.trainer = trainer
+        self.model = trainer.model
+        self.stops = plain.stop_tokens(self.model, self.tokenizer)
+        self.score.stops = {*self.stops, self.tokenizer.pad_token_id}
+        size = sum(p.numel() * p.element_size() for p in self.model.parameters())
+        free = (torch.cuda.mem_get_info()[0] if self.on_gpu
+                else psutil.virtual_memory().available)
+        if (size < COPY_SHARE * free and self.settings.hardware.sharding == "ddp"
+                and not self.settings.model.load_in_4bit):
+            self.copy = MergedCopy(self.model)
+
+    def facts(self) -> dict[str, Any]:
+        """What the `started` event tells of this engine."""
+        return {"rollouts": "merged copy" if self.copy else "adapter",
+                "dtype": str(self.model.dtype).removeprefix("torch.")}
+
+    def rollout(self, prompts: list, trainer) -> dict:
+        """TRL's `rollout_func`. The same seed and step draw the same answers, also resumed."""
+        train = self.settings.train
+        size = train.num_generations
+        unique = prompts[::size]  # TRL hands every prompt over once per answer, in blocks
+        ids = [plain.to_tokens(self.tokenizer, plain.render(self.tokenizer, p)) for p in unique]
+        seed = (train.seed + 1_000_003 * trainer.state.global_step
+                + 7_919 * trainer.accelerator.process_index)
+        begun = time.perf_counter()
+        answers = self.draw(ids, Drawing(train.max_completion_length, train.temperature,
+                                         train.top_p, seed=seed), copies=size)
+        self.score.drew(answers, time.perf_counter() - begun)
+        return {"prompt_ids": [line for line in ids for _ in range(size)],
+                "completion_ids": answers, "logprobs": None}
+
+    def draw(self, prompts: Sequence[Sequence[int]], drawing: Drawing, copies: int = 1,
+             tuned: bool = True) -> list[list[int]]:
+        """Answers to tokenised prompts, `copies` each in a block, with the adapter or without."""
+        was_training = self.model.training
+        if not tuned:
+            with self.model.disable_adapter():
+                answers = complete(self.model.eval(), prompts, drawing, self.stops, copies)
+        elif self.copy:
+            self.copy.refresh()
+            answers = complete(self.copy.model, prompts, drawing, self.stops, copies)
+        else:
+            answers = complete(self.model.eval(), prompts, drawing, self.stops, copies)
+        self.model.train(was_training)
+        return answers
+
+
+def timed_generation(trainer, score: Scoreboard) -> None:
+    """Note what TRL's own generation takes and draws, where the trainer does it itself."""
+    generate = trainer._generate_single_turn
+
+    def timed(*args, **kwargs):
+        begun = time.perf_counter()
+        answers, logprobs = generate(*args, **kwargs)
+        score.drew(answers, time.perf_counter() - begun, logprobs)
+        return answers, logprobs
+
+    trainer._generate_single_turn = timed

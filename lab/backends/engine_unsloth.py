@@ -1,0 +1,88 @@
+"""Unsloth with vLLM inside: one copy of the base, in 4 or 16 bit, learns and answers.
+
+Import this before trl, transformers and peft: Unsloth changes them.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from unsloth import FastLanguageModel  # isort: skip  first: it changes the libraries below
+
+from lab.backends import plain
+from lab.backends.engine import Engine, timed_generation
+from lab.backends.engine_vllm import sampling
+from lab.backends.generate import Drawing
+from lab.backends.scoreboard import Scoreboard
+from lab.core.problems import WorkFailed
+
+CHECKPOINTING = {"off": False, "on": True, "unsloth": "unsloth"}
+
+
+class UnslothEngine(Engine):
+    """FastLanguageModel with `fast_inference`, and Unsloth's version of GRPOTrainer."""
+
+    def load(self) -> None:
+        settings, lora = self.settings, self.settings.lora
+        checkpointing = CHECKPOINTING[lora.gradient_checkpointing]
+        self.model, self.tokenizer = FastLanguageModel.from_pretrained(
+            model_name=self.path, max_seq_length=settings.model.max_seq_length, dtype=None,
+            load_in_4bit=settings.model.load_in_4bit, fast_inference=True,
+            max_lora_rank=lora.rank, gpu_memory_utilization=self.plan.share,
+            use_gradient_checkpointing=checkpointing, random_state=lora.random_state,
+            enforce_eager=not self.plan.cuda_graphs, max_num_seqs=self.plan.max_num_seqs,
+            disable_log_stats=True)
+        if not hasattr(self.model, "vllm_engine"):
+            raise WorkFailed("Unsloth loaded the model without vLLM.", "Its reason is in "
+                             "worker.log.", "See to vLLM, or take another engine.")
+        plain.prepare(self.tokenizer, self.path)
+        self.model = FastLanguageModel.get_peft_model(
+            self.model, r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0, bias="none",
+            target_modules=list(lora.target_modules), use_gradient_checkpointing=checkpointing,
+            random_state=lora.random_state)
+
+    def arguments(self) -> dict[str, Any]:
+        return super().arguments() | {
+            "use_vllm": True, "vllm_mode": "colocate", "vllm_enable_sleep_mode": False,
+            "vllm_gpu_memory_utilization": self.plan.share,
+            "vllm_max_model_length": self.settings.model.max_seq_length,
+            "vllm_importance_sampling_correction": False}
+
+    def trainer_arguments(self, score: Scoreboard) -> dict[str, Any]:
+        self.score = score
+        return {"model": self.model}
+
+    def bind(self, trainer) -> None:
+        self.trainer = trainer
+        self.stops = plain.stop_tokens(self.model, self.tokenizer)
+        self.score.stops = {*self.stops, self.tokenizer.pad_token_id}
+        rollouts = trainer.vllm_generation
+        if rollouts.llm is not self.model.vllm_engine or not getattr(
+                rollouts, "unsloth_fast_inference_lora", False):
+            # Unsloth only logs it when its patch of TRL misses: rollouts would be the base's.
+            raise WorkFailed("Unsloth's changes to TRL did not take hold.",
+                             "The rollouts would come from the base model, without the adapter.",
+                             "Install the versions of requirements.txt.")
+        timed_generation(trainer, self.score)
+
+    def facts(self) -> dict[str, Any]:
+        quantised = getattr(self.model.config, "quantization_config", None)
+        kind = getattr(quantised, "bnb_4bit_quant_type", None)
+        return {"rollouts": "vLLM inside Unsloth", "vllm_share": self.plan.share,
+                "dtype": kind or str(self.model.dtype).removeprefix("torch."),
+                "compiled_loss": os.environ.get("UNSLOTH_COMPILE_DISABLE", "0") != "1",
+                "cuda_graphs": self.plan.cuda_graphs}
+
+    def draw(self, prompts: Sequence[Sequence[int]], drawing: Drawing, copies: int = 1,
+             tuned: bool = True) -> list[list[int]]:
+        """In the trainer's thread only: two threads would take each other's answers."""
+        from vllm import SamplingParams
+
+        # Its own folder: the trainer's rollouts write theirs under Unsloth's name for it.
+        adapter = self.model.load_lora("ask_lora", load_tensors=True) if tuned else None
+        done = self.model.vllm_engine.generate(
+            [{"prompt_token_ids": list(p)} for p in prompts for _ in range(copies)],
+            sampling_params=sampling(SamplingParams, drawing), lora_request=adapter,
+            use_tqdm=False)
+        return [list(out.outputs[0].token_ids) for out in done]
+

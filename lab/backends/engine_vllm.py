@@ -1,0 +1,89 @@
+"""Plain TRL with vLLM: on the GPUs that train, or as a server on others."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from peft.tuners.lora import LoraLayer
+
+from lab.backends import plain
+from lab.backends.engine import Engine, timed_generation
+from lab.backends.generate import Drawing
+from lab.backends.scoreboard import Scoreboard
+
+
+class VllmEngine(Engine):
+    """TRL's own rollouts through vLLM. The adapter reaches vLLM merged, the base never changes."""
+
+    def arguments(self) -> dict[str, Any]:
+        hardware = self.settings.hardware
+        host, _, port = hardware.vllm_server.rpartition(":")
+        return super().arguments() | {
+            "use_vllm": True, "vllm_mode": hardware.vllm_mode,
+            "vllm_gpu_memory_utilization": self.plan.share,
+            "vllm_max_model_length": self.settings.model.max_seq_length,
+            "vllm_tensor_parallel_size": 1, "vllm_enable_sleep_mode": False,
+            "vllm_importance_sampling_correction": False,
+            "vllm_server_host": host or "127.0.0.1",
+            "vllm_server_port": int(port) if port.isdecimal() else 8000}
+
+    def trainer_arguments(self, score: Scoreboard) -> dict[str, Any]:
+        self.score = score
+        return {"model": self.model, "peft_config": self.lora()}
+
+    def bind(self, trainer) -> None:
+        self.trainer, self.model = trainer, trainer.model
+        self.stops = plain.stop_tokens(self.model, self.tokenizer)
+        self.score.stops = {*self.stops, self.tokenizer.pad_token_id}
+        timed_generation(trainer, self.score)
+        if self.settings.hardware.sharding == "ddp":
+            # TRL merges the adapter into the base and takes it out again at each step. In bf16
+            # that does not come out even, and the base drifts (huggingface/trl#6688).
+            trainer.vllm_generation._iter_named_params = lambda: merged_parameters(self.model)
+
+    def facts(self) -> dict[str, Any]:
+        return super().facts() | {"rollouts": f"vLLM, {self.settings.hardware.vllm_mode}",
+                                  "vllm_share": self.plan.share}
+
+    def draw(self, prompts: Sequence[Sequence[int]], drawing: Drawing, copies: int = 1,
+             tuned: bool = True) -> list[list[int]]:
+        if not tuned or self.settings.hardware.vllm_mode == "server":
+            return super().draw(prompts, drawing, copies, tuned)
+        from vllm import SamplingParams
+
+        self.trainer.vllm_generation.sync_weights()
+        done = self.trainer.vllm_generation.llm.generate(
+            [{"prompt_token_ids": list(p)} for p in prompts for _ in range(copies)],
+            sampling_params=sampling(SamplingParams, drawing), use_tqdm=False)
+        return [list(out.outputs[0].token_ids) for out in done]
+
+
+def sampling(cls, drawing: Drawing, **more):
+    """vLLM's SamplingParams of a drawing. `cls` is vllm's class: this file imports no vllm."""
+    return cls(max_tokens=drawing.max_new_tokens, temperature=drawing.temperature,
+               top_p=drawing.top_p, seed=drawing.seed, **more)
+
+
+@torch.no_grad()
+def merged_parameters(peft_model) -> Iterator[tuple[str, torch.Tensor]]:
+    """(name in the base model, weight plus adapter) one at a time; the base stays as it is."""
+    base = peft_model.get_base_model()
+    lora = {name: layer for name, layer in base.named_modules() if isinstance(layer, LoraLayer)}
+    for name, weight in base.named_parameters():
+        owner, _, leaf = name.rpartition(".")
+        layer = lora.get(owner.removesuffix(".base_layer"))
+        if layer is None:
+            if not any(name.startswith(f"{n}.") for n in lora):
+                yield name, weight.data
+            continue
+        if not owner.endswith(".base_layer"):
+            continue
+        plain_name = f"{owner.removesuffix('.base_layer')}.{leaf}"
+        if leaf != "weight":
+            yield plain_name, weight.data
+            continue
+        total = weight.data.float()
+        for adapter in layer.active_adapters:
+            low, high = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+            total = total.addmm(high.float(), low.float(), alpha=layer.scaling[adapter])
+        yield plain_name, total.to(weight.dtype)
