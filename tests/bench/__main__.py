@@ -1,134 +1,14 @@
-"""`make bench`: the lab beside a plain TRL script, start-up times, and memory, in one run.
+"""`make bench`: the benchmark of the stack that this machine has, on a GPU or on the CPU."""
 
-    python -m tests.bench [--steps 60] [--rounds 2]
-
-Plain TRL and the lab take turns, so that a busy machine slows both; read the ratios.
-"""
-
-import argparse
-import json
-import statistics
-import subprocess
-import sys
-import tempfile
-import time
-from pathlib import Path
-
-import psutil
-
-from lab.core import events
-from lab.core.catalog import RECIPES
-from lab.services.jobs import worker_environment
-from lab.services.lab import Lab
+from lab.core.engines import choose_stack
+from lab.services import machine
 from lab.services.workspace import PROJECT
-from tests.browser import App, chromium, open_tab
-
-WARM = 3  # steps that are left out of the medians
-END = 10  # steps that tell where a run has come to
-PARTS = ("step", "generation", "reward", "update")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--rounds", type=int, default=2)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as root:
-        speed(Path(root), options.steps, options.rounds)
-        start_up(Path(root))
-        memory(Path(root) / "long")
-
-
-def speed(root: Path, steps: int, rounds: int) -> None:
-    """Seconds per step and its parts, plain TRL against the lab, alternating."""
-    lab = Lab.at(root / "speed")
-    settings = RECIPES["starter"].settings().with_values({
-        "train.max_steps": steps, "train.save_steps": steps})
-    runs: dict[str, list[list[dict]]] = {"plain": [], "lab": []}
-    for _ in range(rounds):
-        folder = lab.jobs.start(settings)
-        lab.jobs.wait(folder.id)
-        runs["lab"].append(steps_of(lab, folder.id)[WARM:])
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.bench.plain_trl", str(folder.path)], cwd=PROJECT,
-            env=worker_environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            check=True, text=True)
-        runs["plain"].append(json.loads(done.stdout.strip().splitlines()[-1])[WARM:])
-    print(f"\n{rounds} x {steps} steps of the starter recipe, medians in seconds")
-    print(f"{'':12}{'plain TRL':>12}{'lab':>12}{'lab / plain':>14}")
-    for part in PARTS:
-        plain, ours = (statistics.median(s[part] for run in runs[side] for s in run)
-                       for side in ("plain", "lab"))
-        print(f"{part:12}{plain:12.3f}{ours:12.3f}{ours / plain:14.2f}")
-    print("means, learning being equal")
-    for label, name, part in (("tokens", "tokens", slice(None)),
-                              ("reward", "reward_value", slice(None)),
-                              ("reward, end", "reward_value", slice(-END, None))):
-        plain, ours = (statistics.fmean(s[name] for run in runs[side] for s in run[part])
-                       for side in ("plain", "lab"))
-        print(f"{label:12}{plain:12.2f}{ours:12.2f}")
-
-
-def steps_of(lab: Lab, run_id: str) -> list[dict]:
-    columns = lab.runs.log(run_id).curves()
-    names = {"step": "seconds/step", "generation": "seconds/generation",
-             "reward": "seconds/reward", "update": "seconds/update",
-             "reward_value": "reward/weighted", "tokens": "completions/mean_length"}
-    return [dict(zip(names, values, strict=True))
-            for values in zip(*(columns[n] for n in names.values()), strict=True)]
-
-
-def start_up(root: Path) -> None:
-    """Seconds from `python app.py` to a served page, and from Start to the first reward."""
-    begun = time.perf_counter()
-    app = App(root / "start").start()
-    print(f"\npython app.py to a served page   {time.perf_counter() - begun:6.1f} s")
-    app.end()
-    lab = Lab.at(root / "start")
-    settings = RECIPES["starter"].settings().with_values({"train.max_steps": 2})
-    begun = time.perf_counter()
-    folder = lab.jobs.start(settings)
-    while not lab.runs.log(folder.id).steps and lab.runs.get(folder.id).is_active:
-        time.sleep(0.02)
-    print(f"Start to the first reward point  {time.perf_counter() - begun:6.1f} s")
-    lab.jobs.wait(folder.id)
-
-
-def memory(root: Path, points: int = 10_000) -> None:
-    """Resident memory of the app, idle and after a page has read a long run."""
-    lab = Lab.at(root)
-    lab.workspace.make()
-    folder = lab.jobs.start(RECIPES["starter"].settings().with_values({"train.max_steps": 1}))
-    lab.jobs.wait(folder.id)
-    log = lab.runs.log(folder.id)
-    metrics = {name: column[-1] for name, column in log.curves().items() if column}
-    groups = log.groups_at()[1]
-    say = events.EventWriter(folder.events)
-    for step in range(2, points + 1):
-        say(events.Step(step, {name: value + step * 1e-4 for name, value in metrics.items()}))
-        say(events.Samples(step, groups))
-    say.close()
-    app = App(root).start()
-    idle = psutil.Process(app.process.pid).memory_info().rss
-    begun = time.perf_counter()
-    read_run(app.url)
-    full = psutil.Process(app.process.pid).memory_info().rss
-    print(f"\nevents.jsonl of {points} steps {folder.events.stat().st_size / 1e6:.0f} MB\n"
-          f"app idle {idle / 1e6:.0f} MB, with that run open {full / 1e6:.0f} MB "
-          f"(shown in a browser after {time.perf_counter() - begun:.1f} s)")
-    app.end()
-
-
-def read_run(url: str) -> None:
-    """What a page does to show a run."""
-    with chromium() as browser:
-        page = browser.new_page()
-        page.goto(url)
-        open_tab(page, "Train")
-        page.wait_for_function(
-            "document.querySelector('#live-chart-reward .js-plotly-plot')"
-            "?.data?.at(-1)?.x?.length > 1000", timeout=120_000)
-
 
 if __name__ == "__main__":
-    main()
+    stack = choose_stack("auto", machine.look(PROJECT))
+    print(f"The {stack.value} benchmark, because {stack.why}.", flush=True)
+    if stack.value == "gpu":
+        from tests.bench import gpu as benchmark
+    else:
+        from tests.bench import cpu as benchmark
+    benchmark.main()

@@ -1,0 +1,133 @@
+"""What every side of a comparison is given: data, GRPOConfig values, and a clock.
+
+Import it after unsloth where that is used: it imports trl, transformers and torch.
+"""
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback
+
+from lab.core.prompts import messages
+from lab.core.rewards.registry import BatchReward
+from lab.core.settings import Settings
+
+
+def read(folder: Path, steps: int | None = None) -> tuple[Settings, str]:
+    """(settings, folder of the model) of a run, perhaps with another number of steps."""
+    record = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+    settings = Settings.from_dict(record["settings"])
+    if steps:
+        settings = settings.with_values({"train.max_steps": steps})
+    return settings, record["effective"]["model"]
+
+
+def dataset(folder: Path, tokenizer, settings: Settings) -> Dataset:
+    """The run's rows as TRL wants them, without those whose prompts are too long."""
+    lines = (folder / "data.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [{**row, "prompt": messages(row["question"], settings.data.system_prompt)}
+            for row in map(json.loads, lines)]
+    return Dataset.from_list([
+        row for row in rows if len(tokenizer(tokenizer.apply_chat_template(
+            row["prompt"], tokenize=False, add_generation_prompt=True),
+            add_special_tokens=False)["input_ids"]) <= settings.train.max_prompt_length])
+
+
+def rewards(settings: Settings) -> list[BatchReward]:
+    return [BatchReward(chosen) for chosen in settings.rewards.chosen]
+
+
+def arguments(settings: Settings, out: Path) -> dict[str, Any]:
+    """GRPOConfig's values, as the lab sets them; where it runs is left to each side."""
+    t = settings.train
+    return dict(
+        output_dir=str(out), max_steps=t.max_steps, seed=t.seed,
+        per_device_train_batch_size=t.per_device_train_batch_size(),
+        gradient_accumulation_steps=t.gradient_accumulation_steps(),
+        num_generations=t.num_generations, max_completion_length=t.max_completion_length,
+        temperature=t.temperature, top_p=t.top_p, top_k=0, repetition_penalty=1.0,
+        learning_rate=t.learning_rate, adam_beta1=t.adam_beta1, adam_beta2=t.adam_beta2,
+        weight_decay=t.weight_decay, warmup_steps=round(t.warmup_ratio * t.max_steps),
+        lr_scheduler_type=t.lr_scheduler_type, optim=t.optim, max_grad_norm=t.max_grad_norm,
+        beta=t.beta, loss_type=t.loss_type, scale_rewards=t.scale_rewards, epsilon=t.epsilon,
+        epsilon_high=t.epsilon_high, num_iterations=t.num_iterations,
+        importance_sampling_level=t.importance_sampling_level,
+        mask_truncated_completions=t.mask_truncated_completions,
+        reward_weights=[c.weight for c in settings.rewards.chosen],
+        multi_objective_aggregation="sum_then_normalize", shuffle_dataset=True,
+        dataloader_num_workers=0,
+        gradient_checkpointing=settings.lora.gradient_checkpointing != "off",
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        save_strategy="steps", save_steps=t.save_steps, logging_strategy="steps",
+        logging_steps=min(t.logging_steps, t.max_steps), disable_tqdm=True, report_to=[],
+        log_completions=False, remove_unused_columns=False)
+
+
+def with_vllm(settings: Settings) -> dict[str, Any]:
+    """What GRPOConfig gets on top where vLLM draws the answers on the GPU that trains."""
+    return {"use_vllm": True, "vllm_mode": "colocate", "vllm_enable_sleep_mode": False,
+            "vllm_gpu_memory_utilization": settings.hardware.gpu_memory_utilization,
+            "vllm_max_model_length": settings.model.max_seq_length,
+            "vllm_importance_sampling_correction": False}
+
+
+class Clock(TrainerCallback):
+    """One line of seconds, tokens and reward for each step; peak memory of the GPU if any."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict] = []
+        self.spent = {"generation": 0.0, "reward": 0.0}
+        self.begun = time.perf_counter()
+        self.peak = 0.0
+
+    def watch(self, trainer) -> None:
+        """Stand at the two parts of a trainer's step, and note that it is ready."""
+        for name, part in (("_generate_single_turn", "generation"),
+                           ("_calculate_rewards", "reward")):
+            if hasattr(trainer, name):
+                setattr(trainer, name, self._timed(getattr(trainer, name), part))
+        trainer.add_callback(self)
+        self.ready = time.time() - psutil.Process().create_time()
+
+    def watch_memory(self) -> None:
+        """Everything on the GPU counts, five times a second."""
+        def follow() -> None:
+            while True:
+                free, total = torch.cuda.mem_get_info()
+                self.peak = max(self.peak, (total - free) / 1e9)
+                time.sleep(0.2)
+
+        threading.Thread(target=follow, daemon=True, name="gpu memory").start()
+
+    def _timed(self, function, part: str):
+        def timed(*args, **kwargs):
+            begun = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.spent[part] += time.perf_counter() - begun
+
+        return timed
+
+    def on_train_begin(self, *args, **kwargs):
+        self.begun = time.perf_counter()
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" not in logs:
+            return
+        now = time.perf_counter()
+        whole, self.begun = now - self.begun, now
+        parts, self.spent = self.spent, {"generation": 0.0, "reward": 0.0}
+        self.steps.append({"step": whole, **parts, "update": whole - sum(parts.values()),
+                           "reward_value": logs["reward"],
+                           "tokens": logs["completions/mean_length"]})
+
+    def report(self) -> str:
+        """One line of JSON, the last that a side prints."""
+        return json.dumps({"steps": self.steps, "ready": self.ready, "peak_gpu_gb": self.peak})
