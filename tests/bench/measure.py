@@ -111,6 +111,13 @@ def end(process: subprocess.Popen) -> None:
     process.wait()
 
 
+def last_lines(lab: Path, lines: int = 30) -> list[str]:
+    """The end of the log that a worker of this root wrote last."""
+    logs = sorted(lab.glob("**/*.log"), key=lambda path: path.stat().st_mtime)[-1:]
+    return [line for log in logs
+            for line in [f"--- {log.name}", *log.read_text(errors="replace").splitlines()[-lines:]]]
+
+
 def settle(before: float, patience: float = 60.0) -> None:
     """Wait until the GPU's memory is back: an engine that starts while it comes back fails."""
     limit = time.monotonic() + patience

@@ -1,0 +1,171 @@
+"""`make bench` on a GPU: the lab, the classic notebook and plain TRL, one after the other.
+
+    python -m tests.bench.gpu [--model FOLDER_OR_SHAPE] [--steps 12] [--only lab notebook ...]
+
+All sides get the same model, data, seed and settings: the gsm8k recipe, on word problems, with a
+model of random weights, so that nothing is downloaded and every answer runs to its limit. Each side
+is a process of its own with a time limit; what it prints is kept in the root's logs. With the same
+--root, sides that were measured before are kept and join the table.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+from pathlib import Path
+
+from lab.core.catalog import RECIPES
+from lab.core.settings import Settings
+from lab.services import machine
+from tests.bench import measure
+
+WARM = 3  # steps that are left out of the medians
+PARTS = ("step", "generation", "reward", "update")
+
+TRAIN = ["tests.bench.lab_side", "train"]
+TRL = ["tests.bench.plain_trl"]
+ROWS = {  # name: (module and job, what comes after the run's folder)
+    "lab": (TRAIN, ["--engine", "unsloth"]),
+    "notebook": (["tests.bench.notebook"], []),
+    "trl": (TRL, ["--engine", "transformers"]),
+    "trl-vllm": (TRL, ["--engine", "vllm"]),
+    "compare": (["tests.bench.lab_side", "compare"], []),
+    "lab-trl": (TRAIN, ["--engine", "trl"]),
+    "lab-trl-vllm": (TRAIN, ["--engine", "trl-vllm"]),
+}
+DEFAULT_ROWS = ("lab", "notebook", "trl", "trl-vllm", "compare")
+SLOW = ("trl", "lab-trl")  # half the steps tell enough of them
+
+GOALS = (  # ours, theirs, what is compared, "<=" or ">=", how much
+    ("lab", "notebook", "seconds a step", "<=", 1.02),
+    ("lab", "trl", "completions a second", ">=", 5.0),
+    ("lab", "trl-vllm", "completions a second", ">=", 1.0),
+    ("lab-trl-vllm", "trl-vllm", "completions a second", ">=", 1.0),
+    ("lab-trl", "trl", "completions a second", ">=", 1.0),
+)
+PAIR_GOAL = 1.8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="qwen2.5-1.5b", help="a folder, or a shape by name")
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--only", nargs="+", choices=ROWS, default=DEFAULT_ROWS)
+    parser.add_argument("--out", type=Path, help="also write the raw figures to this file")
+    parser.add_argument("--root", type=Path, help="keep runs, logs and models here")
+    parser.add_argument("--limit", type=float, default=300, help="seconds for one side")
+    parser.add_argument("--answer", type=int, default=256, help="tokens of the longest answer")
+    parser.add_argument("--prompts", type=int, default=4, help="questions a step, 8 answers each")
+    parser.add_argument("--share", type=float, default=0.3, help="of the GPU's memory, for vLLM")
+    parser.add_argument("--four-bit", action="store_true", help="for lab and notebook only")
+    parser.add_argument("--graphs", choices=("on", "off"), default="on", help="CUDA graphs")
+    parser.add_argument("--compile", choices=("on", "off"), default="off", help="Unsloth's loss")
+    options = parser.parse_args()
+    if options.root:
+        measure_all(options, options.root.resolve())
+    else:
+        with tempfile.TemporaryDirectory() as root:
+            measure_all(options, Path(root))
+
+
+def measure_all(options: argparse.Namespace, root: Path) -> None:
+    folder = Path(options.model)
+    if not (folder / "config.json").exists():
+        folder = measure.model(options.model, root / "models")
+    settings = settings_of(options, folder.resolve())
+    run = measure.run_folder(root / "run", settings)
+    kept = root / "rows.json"
+    rows = json.loads(kept.read_text()) if kept.exists() else {}
+    facts = machine.look(root)
+    for name in options.only:
+        print(f"{name} ...", end=" ", flush=True)
+        command, more = ROWS[name]
+        more = [*more, *switches(name, options)]
+        row = measure.run([*command, str(run), *more], options.limit, root / "logs" / f"{name}.log")
+        print(f"{row['wall']} s: {row.get('problem', 'done')}", flush=True)
+        if "problem" in row:
+            if "tests.bench.lab_side" in command:
+                row["last_lines"] += measure.last_lines(root / "lab")
+            print(*row["last_lines"], sep="\n", flush=True)
+        rows[name] = row | {"settings": settings.to_dict(), "switches": more}
+        kept.write_text(json.dumps(rows, indent=1))
+        if options.out:
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            options.out.write_text(json.dumps({
+                "gpu": [gpu.name for gpu in facts.gpus], "versions": facts.packages,
+                "model": options.model, "rows": rows}, indent=1))
+    print(report(rows))
+
+
+def settings_of(options: argparse.Namespace, model: Path) -> Settings:
+    return RECIPES["gsm8k"].settings().with_values({
+        "model.name": str(model), "model.load_in_4bit": options.four_bit,
+        "data.source": "word-problems", "data.rows": 512, "data.held_out": 0,
+        "data.answer_extraction": "column", "train.max_steps": options.steps,
+        "train.num_generations": 8, "train.prompts_per_step": options.prompts,
+        "train.max_completion_length": options.answer, "train.save_steps": 1_000_000,
+        "hardware.gpu_memory_utilization": options.share,
+        "hardware.cuda_graphs": options.graphs, "hardware.compile_loss": options.compile})
+
+
+def switches(name: str, options: argparse.Namespace) -> list[str]:
+    """What a side has to be told besides the settings."""
+    if name == "notebook":
+        return ["--compile", options.compile] + ["--eager"] * (options.graphs == "off")
+    return ["--steps", str(max(WARM + 3, options.steps // 2))] if name in SLOW else []
+
+
+def report(rows: dict[str, dict]) -> str:
+    """Markdown: one line for each side, then the ratios that have a goal."""
+    columns = ("side", "s a step", "generation", "reward", "update", "tokens an answer",
+               "completions a second", "ready, s", "peak, GB")
+    lines = ["", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    figures = {name: figures_of(row) for name, row in rows.items() if row.get("steps")}
+    for name, row in rows.items():
+        if name in figures:
+            own = figures[name]
+            parts = " | ".join(f"{own[part]:.3f}" for part in PARTS)
+            lines.append(f"| {engine_of(name, row)} | {parts} | {own['tokens']:.0f} | "
+                         f"{own['pace']:.2f} | {row['ready']:.0f} | {row['peak_gb']:.1f} |")
+        elif "problem" in row:
+            lines.append(f"| {name} | {row['problem']} |{' |' * 7}")
+    lines.append("")
+    for ours, theirs, what, sign, goal in GOALS:
+        if ours in figures and theirs in figures:
+            part = "step" if what == "seconds a step" else "pace"
+            ratio = figures[ours][part] / figures[theirs][part]
+            met = ratio <= goal if sign == "<=" else ratio >= goal
+            lines.append(f"- {ours} / {theirs}, {what}: {ratio:.3f} "
+                         f"({'met' if met else 'missed'}: {sign} {goal})")
+    if "pair" in rows.get("compare", {}):
+        lines += pairs(rows["compare"])
+    return "\n".join(lines)
+
+
+def figures_of(row: dict) -> dict[str, float]:
+    """Medians of the steps after the warm-up, and completions per second."""
+    steps = row["steps"][WARM:] or row["steps"][-1:]
+    found = {part: statistics.median(step.get(part, 0.0) for step in steps)
+             for part in (*PARTS, "tokens")}
+    train = Settings.from_dict(row["settings"]).train
+    return found | {"pace": train.answers_per_step() / found["step"]}
+
+
+def engine_of(name: str, row: dict) -> str:
+    """A side's name; with its engine, where the lab took another one than was asked for."""
+    asked = dict(zip(row["switches"][::2], row["switches"][1::2], strict=False)).get("--engine")
+    taken = row.get("facts", {}).get("engine", asked)
+    return name if taken == asked else f"{name} (as {taken})"
+
+
+def pairs(row: dict) -> list[str]:
+    pace = {name: statistics.median(one["tokens_per_second"] for one in row[name])
+            for name in ("base_alone", "adapter_alone", "pair")}
+    return [f"- pair / {alone.replace('_', ' ')}, tokens a second: {pace['pair']:.0f} / "
+            f"{pace[alone]:.0f} = {pace['pair'] / pace[alone]:.2f} "
+            f"({'met' if pace['pair'] >= PAIR_GOAL * pace[alone] else 'missed'}: >= {PAIR_GOAL})"
+            for alone in ("base_alone", "adapter_alone")]
+
+
+if __name__ == "__main__":
+    main()
