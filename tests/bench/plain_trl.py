@@ -4,7 +4,8 @@
 
 Prints as its last line {"steps": [{"step": seconds, ...}], "ready": seconds, "peak_gpu_gb": ...}.
 What differs from the lab's worker is only what the lab changes: TRL draws the answers itself, with
-transformers' `generate` and peft's layers, or with its own use of vLLM.
+transformers' `generate` and peft's layers, or with its own use of vLLM. On a GPU the base is in
+bf16, whatever the settings say of 4 bit: TRL cannot hand that to vLLM.
 """
 
 import argparse
