@@ -194,11 +194,18 @@ def read_lines(path: Path) -> list[dict]:
         return [json.loads(line) for line in f if line.strip()]
 
 
-def run_chat() -> int:
+def run_chat(engine: str) -> int:
+    """Answer with vLLM ("trl-vllm"), or with transformers on the GPU ("trl") or the CPU."""
+    from lab.core.settings import CPU, TRL_VLLM
+
     channel = claim_stdout()
+    if engine == TRL_VLLM:
+        from lab.backends.chat_vllm import serve as serve_vllm
+
+        return serve_vllm(sys.stdin.buffer, channel)
     from lab.backends.chat import serve
 
-    return serve(sys.stdin.buffer, channel)
+    return serve(sys.stdin.buffer, channel, on_gpu=engine != CPU)
 
 
 def run_eval() -> int:

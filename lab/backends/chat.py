@@ -20,13 +20,15 @@ SAY_EVERY = 0.05  # seconds between two updates of one side
 class Models:
     """The base model in memory, and the adapters that were loaded onto it."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_gpu: bool) -> None:
         self.path = ""
+        self.on_gpu, self.in_4bit = on_gpu, False
 
-    def use(self, path: str) -> None:
+    def use(self, path: str, in_4bit: bool) -> None:
         """Make this the base model. Its tokenizer comes first: a preview needs no weights."""
-        if path != self.path:
-            self.path = ""
+        in_4bit = in_4bit and self.on_gpu
+        if (path, in_4bit) != (self.path, self.in_4bit):
+            self.path, self.in_4bit = "", in_4bit
             self.tokenizer = plain.load_tokenizer(path)
             self.model = None
             self.adapters: OrderedDict[tuple[str, float], str] = OrderedDict()
@@ -35,7 +37,7 @@ class Models:
     def base(self):
         """The model with its weights, and with the adapters loaded so far."""
         if self.model is None:
-            self.model = plain.load_model(self.path)
+            self.model = plain.load_model(self.path, self.on_gpu, self.in_4bit)
             self.longest = getattr(self.model.config, "max_position_embeddings", None)
         return self.model
 
@@ -66,9 +68,9 @@ class Models:
 class Server:
     """Answers requests one after the other; "stop" is heard while one is being answered."""
 
-    def __init__(self, incoming, outgoing) -> None:
+    def __init__(self, incoming, outgoing, on_gpu: bool) -> None:
         self.outgoing = outgoing
-        self.models = Models()
+        self.models = Models(on_gpu)
         self.requests: queue.Queue = queue.Queue()
         self.stopped: set[int] = set()
         threading.Thread(target=self._listen, args=(incoming,), daemon=True).start()
@@ -90,7 +92,7 @@ class Server:
         while (request := self.requests.get()) is not None:
             number = request["number"]
             try:
-                self.models.use(request["model"])
+                self.models.use(request["model"], request["in_4bit"])
                 answers[request["ask"]](number, request)
             except Exception as error:
                 problem = explain(error)
@@ -106,7 +108,8 @@ class Server:
     def effect(self, number: int, request: dict) -> None:
         name = self.models.adapter(request["adapter"])
         text = plain.render(self.models.tokenizer, request["messages"])
-        ids = torch.tensor([plain.to_tokens(self.models.tokenizer, text)])
+        ids = torch.tensor([plain.to_tokens(self.models.tokenizer, text)],
+                           device=self.models.model.device)
         logits = []
         for adapter in (None, name):
             self.models.switch(adapter)
@@ -178,6 +181,6 @@ class Stream:
                 "tokens": len(self.tokens), "cut": self.cut}
 
 
-def serve(incoming, outgoing) -> int:
+def serve(incoming, outgoing, on_gpu: bool) -> int:
     """Answer until `incoming` ends; one JSON object a line in both directions."""
-    return Server(incoming, outgoing).run()
+    return Server(incoming, outgoing, on_gpu).run()

@@ -30,8 +30,7 @@ class UnslothEngine(Engine):
             load_in_4bit=settings.model.load_in_4bit, fast_inference=True,
             max_lora_rank=lora.rank, gpu_memory_utilization=self.plan.share,
             use_gradient_checkpointing=checkpointing, random_state=lora.random_state,
-            enforce_eager=not self.plan.cuda_graphs, max_num_seqs=self.plan.max_num_seqs,
-            disable_log_stats=True)
+            max_num_seqs=self.plan.max_num_seqs, disable_log_stats=True, **self.graphs())
         if not hasattr(self.model, "vllm_engine"):
             raise WorkFailed("Unsloth loaded the model without vLLM.", "Its reason is in "
                              "worker.log.", "See to vLLM, or take another engine.")
@@ -40,6 +39,14 @@ class UnslothEngine(Engine):
             self.model, r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0, bias="none",
             target_modules=list(lora.target_modules), use_gradient_checkpointing=checkpointing,
             random_state=lora.random_state)
+
+    def graphs(self) -> dict[str, Any]:
+        """Arguments of vLLM for the CUDA graphs of the plan."""
+        if self.plan.cuda_graphs == "decode":
+            from lab.backends.graphs import decode_graphs
+
+            return {"compilation_config": decode_graphs(self.plan.max_num_seqs)}
+        return {"enforce_eager": self.plan.cuda_graphs == "off"}
 
     def arguments(self) -> dict[str, Any]:
         return super().arguments() | {

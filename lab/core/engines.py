@@ -14,6 +14,7 @@ TITLES = {UNSLOTH: "Unsloth + vLLM", TRL_VLLM: "TRL + vLLM", TRL: "TRL on the GP
 
 GRAPHS_COST = 27.0  # seconds that vLLM's torch.compile and CUDA graphs add to a cold start
 GRAPHS_GAIN = 0.004  # seconds that they save for each token of the longest answer
+FREE_TO_TAKE = 0.9  # of the free memory of a GPU that is shared
 MOST_SEQUENCES = 255  # at once in vLLM; Unsloth takes 256 for "choose yourself"
 
 
@@ -24,7 +25,7 @@ class Plan:
     engine: str
     why: str
     share: float = 0.0  # of the GPU's memory that vLLM takes; 0 without vLLM
-    cuda_graphs: bool = False
+    cuda_graphs: str = "off"  # "decode": of decoding alone, quick to make; "full": vLLM's own way
     compile_loss: bool = False
     max_num_seqs: int = 0  # answers that vLLM draws at once
     notes: tuple[str, ...] = ()  # reasons for the choices above, as sentences
@@ -131,7 +132,7 @@ def plan_of(choice: Choice, settings: Settings) -> Plan:
         notes.append(f"The loss is {'' if loss.value == 'on' else 'not '}compiled, because "
                      f"{loss.why}.")
     return Plan(choice.value, choice.why, settings.hardware.gpu_memory_utilization,
-                graphs.value == "on", loss.value == "on",
+                graphs.value, loss.value == "on",
                 min(MOST_SEQUENCES, settings.train.answers_per_step()), tuple(notes))
 
 
@@ -141,7 +142,7 @@ def _cuda_graphs(settings: Settings) -> Choice:
         return Choice(wanted, "it was asked for")
     tokens = settings.train.max_steps * settings.train.max_completion_length
     if tokens * GRAPHS_GAIN > GRAPHS_COST:
-        return Choice("on", f"with up to {tokens:,} tokens in a row they save more than the "
+        return Choice("full", f"with up to {tokens:,} tokens in a row they save more than the "
                       f"{GRAPHS_COST:.0f} s they cost at the start")
     return Choice("off", f"up to {tokens:,} tokens in a row do not make up for the "
                   f"{GRAPHS_COST:.0f} s they cost at the start")
@@ -152,6 +153,28 @@ def _compiled_loss(settings: Settings) -> Choice:
     if wanted != "auto":
         return Choice(wanted, "it was asked for")
     return Choice("off", "compiling takes from 20 s to minutes, and later steps were no quicker")
+
+
+def plan_to_answer(settings: Settings, machine: Machine) -> Plan:
+    """What answers in Compare, and in evaluations: vLLM where it can, with its share of the GPU.
+
+    Where something else uses the GPU, the share is cut to what is free, and a note says so.
+    """
+    stack = choose_stack(settings.hardware.stack, machine)
+    if stack.value == "cpu":
+        return Plan(CPU, stack.why)
+    if "vllm" not in machine.packages:
+        return Plan(TRL, "vllm is not installed")
+    if settings.hardware.engine == TRL:
+        return Plan(TRL, "it was asked for")
+    gpu, wanted = machine.gpus[0], settings.hardware.gpu_memory_utilization
+    share = min(wanted, round(FREE_TO_TAKE * gpu.free_gb / gpu.memory_gb, 3))
+    notes = []
+    if share < wanted:
+        notes.append(f"The GPU is shared: vLLM takes {share * gpu.memory_gb:.1f} of its "
+                     f"{gpu.memory_gb:.0f} GB, and {gpu.memory_gb - gpu.free_gb:.1f} GB are in use "
+                     "by others.")
+    return Plan(TRL_VLLM, stack.why, share, cuda_graphs="off", notes=tuple(notes))
 
 
 def environment(settings: Settings, plan: Plan, caches: Path, versions: dict[str, str],

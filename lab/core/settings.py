@@ -191,6 +191,7 @@ STACKS = ("auto", "cpu", "gpu")
 CPU, TRL, TRL_VLLM, UNSLOTH = "cpu", "trl", "trl-vllm", "unsloth"
 ENGINES = ("auto", UNSLOTH, TRL_VLLM, TRL)
 SWITCH = ("auto", "on", "off")
+GRAPHS = ("auto", "off", "decode", "full")
 SHARDINGS = ("ddp", "fsdp", "zero3")
 VLLM_MODES = ("colocate", "server")
 
@@ -210,7 +211,8 @@ class Hardware:
     compile_loss: str = knob("auto", "Compile the loss", "Unsloth's compiled loss: slow to start, "
                              "and quicker only in long runs.", choices=SWITCH, advanced=True)
     cuda_graphs: str = knob("auto", "CUDA graphs in vLLM", "Quicker answers for a slower start. "
-                            "'auto' counts whether the run is long enough.", choices=SWITCH,
+                            "'decode': of single tokens only, 'full': with torch.compile. 'auto' "
+                            "counts whether the run is long enough.", choices=GRAPHS,
                             advanced=True)
     num_processes: int = knob(1, "GPUs", "Of this host. More than one trains with TRL under "
                               "`accelerate launch`.", low=1, high=64, step=1)

@@ -3,19 +3,27 @@
 import contextlib
 import itertools
 import json
+import os
 import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psutil
+
+from lab.core import engines
+from lab.core.machine import Machine
 from lab.core.problems import BadModel, Problem, WorkFailed
-from lab.core.settings import Sampling, Settings
+from lab.core.settings import TRL_VLLM, Sampling, Settings
+from lab.services import machine
 from lab.services.jobs import worker_environment
-from lab.services.models import model_folder
+from lab.services.models import longest_of, model_folder
 from lab.services.workspace import PROJECT, Workspace
+
+LONGEST = 4096  # tokens of a conversation that an engine is started for, where the model can
 
 
 @dataclass(frozen=True)
@@ -55,56 +63,73 @@ class Chat:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self._process: subprocess.Popen | None = None
+        self._engine = ""
         self._replies: queue.Queue = queue.Queue()
         self._one_at_a_time = threading.Lock()
         self._numbers = itertools.count(1)
 
     def stream(self, settings: Settings, sides: Sequence[Side], sampling: Sampling, seed: int,
-               stop: threading.Event) -> Iterator[Update]:
+               stop: threading.Event, say: Callable[[str], None] = lambda text: None
+               ) -> Iterator[Update]:
         """Answer all sides together, token by token, each with the same seed and sampling.
 
         Yields an Update whenever a side has new text, and a last one (done) for each side. Set
-        `stop` to end early: sides that were still going get their last Update as they are.
+        `stop` to end early: sides that were still going get their last Update as they are. `say`
+        is told what is going on before the first token.
         """
-        request = {"ask": "stream", "model": model_folder(settings),
-                   "sides": [asdict(side) for side in sides], "sampling": asdict(sampling),
-                   "seed": seed}
-        for reply in self._ask(request, stop):
+        request = {"ask": "stream", "sides": [asdict(side) for side in sides],
+                   "sampling": asdict(sampling), "seed": seed}
+        for reply in self._ask(settings, request, stop, say):
             yield Update(reply["side"], reply["text"], reply["done"], reply["tokens"],
                          reply["cut"])
 
     def render(self, settings: Settings, conversations: Sequence[list[dict]]) -> list[Rendered]:
         """The exact prompts, as training renders them, with their lengths."""
-        reply = self._one({"ask": "render", "model": model_folder(settings),
-                           "conversations": list(conversations)})
+        reply = self._one(settings, {"ask": "render", "conversations": list(conversations)})
         return [Rendered(**item) for item in reply["rendered"]]
 
     def adapter_effect(self, settings: Settings, adapter: Path, messages: list[dict]) -> float:
-        """Largest change that the adapter makes to any next-token logit after this prompt."""
-        reply = self._one({"ask": "effect", "model": model_folder(settings),
-                           "adapter": str(adapter), "messages": messages})
+        """Largest change that the adapter makes to any next-token logit after this prompt.
+
+        With vLLM: to the log-probability of any likely next token.
+        """
+        reply = self._one(settings, {"ask": "effect", "adapter": str(adapter),
+                                     "messages": messages})
         return reply["largest"]
 
     def close(self) -> None:
-        """End the worker; its memory is free when this returns."""
+        """End the worker; its memory, the GPU's too, is free when this returns."""
         process, self._process = self._process, None
         if process is not None:
+            family = _family(process.pid)  # vLLM's engine is a child of the worker
             with contextlib.suppress(OSError):
                 process.stdin.close()
             try:
-                process.wait(5)
+                process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            for child in family:
+                with contextlib.suppress(psutil.Error):
+                    child.kill()
+            psutil.wait_procs(family)
 
-    def _one(self, request: dict) -> dict:
-        return list(self._ask(request, threading.Event()))[-1]
+    def _one(self, settings: Settings, request: dict) -> dict:
+        return list(self._ask(settings, request, threading.Event(), lambda text: None))[-1]
 
-    def _ask(self, request: dict, stop: threading.Event) -> Iterator[dict]:
+    def _ask(self, settings: Settings, request: dict, stop: threading.Event,
+             say: Callable[[str], None]) -> Iterator[dict]:
         """Send one request and yield its replies; the one with "last" ends it."""
+        request = {"model": model_folder(settings), "in_4bit": settings.model.load_in_4bit,
+                   **request}
         with self._one_at_a_time:
             number = next(self._numbers)
-            process = self._worker()
+            facts = machine.look(self.workspace.root)
+            plan = engines.plan_to_answer(settings, facts)
+            process = self._worker(settings, facts, plan)
+            request["engine"] = engine_request(settings, plan)
+            for note in plan.notes:
+                say(note)
             finished = False
             try:
                 self._send(process, {"number": number, **request})
@@ -129,7 +154,9 @@ class Chat:
                     if "problem" in reply:
                         problem = Problem(**reply["problem"])
                         raise BadModel(problem.what, problem.why, problem.next)
-                    if "working" not in reply:
+                    if "status" in reply:
+                        say(reply["status"])
+                    elif "working" not in reply:
                         yield reply
             finally:
                 if not finished:  # the reader went away: do not let the worker go on for nobody
@@ -145,20 +172,41 @@ class Chat:
             raise WorkFailed("The answering worker ended.", str(error),
                              "Ask again: it is started anew.") from error
 
-    def _worker(self) -> subprocess.Popen:
+    def _worker(self, settings: Settings, facts: Machine, plan: engines.Plan) -> subprocess.Popen:
         if self._process is not None and self._process.poll() is None:
-            return self._process
+            if self._engine == plan.engine:
+                return self._process
+            self.close()
         self.workspace.make()
         self._replies = queue.Queue()
+        environment = worker_environment() | engines.environment(
+            settings, plan, self.workspace.caches, facts.packages,
+            os.environ.get("CUDA_VISIBLE_DEVICES"))
         with (self.workspace.root / "chat.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "lab.worker", "chat"], cwd=PROJECT,
-                env=worker_environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                stderr=log)
+                [sys.executable, "-m", "lab.worker", "chat", plan.engine], cwd=PROJECT,
+                env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
         threading.Thread(target=_pump, args=(process, self._replies), daemon=True,
                          name="chat replies").start()
-        self._process = process
+        self._process, self._engine = process, plan.engine
         return process
+
+
+def engine_request(settings: Settings, plan: engines.Plan) -> dict | None:
+    """What a worker starts vLLM with; None where it answers without."""
+    if plan.engine != TRL_VLLM:
+        return None
+    longest = max(settings.model.max_seq_length, LONGEST)
+    return {"share": plan.share, "cuda_graphs": plan.cuda_graphs != "off",
+            "rank": settings.lora.rank,
+            "max_model_len": min(longest, longest_of(settings) or longest)}
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    """The children of a process, and theirs."""
+    with contextlib.suppress(psutil.Error):
+        return psutil.Process(pid).children(recursive=True)
+    return []
 
 
 def _pump(process: subprocess.Popen, replies: queue.Queue) -> None:

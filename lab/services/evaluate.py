@@ -1,6 +1,7 @@
 """Held-out verdict: base and tuned answer the same questions in a child process; both compared."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -8,14 +9,16 @@ from collections.abc import Callable
 from dataclasses import asdict
 from statistics import fmean
 
+from lab.core import engines
 from lab.core.problems import BadData, Problem, RunError, WorkFailed
-from lab.core.settings import Settings
+from lab.core.settings import CPU, Settings
 from lab.core.stats import paired_difference, wins
-from lab.services import datasets
+from lab.services import datasets, machine
+from lab.services.chat import engine_request
 from lab.services.jobs import worker_environment
 from lab.services.models import model_folder
 from lab.services.runs import Run
-from lab.services.workspace import PROJECT
+from lab.services.workspace import PROJECT, Workspace
 
 
 def evaluate(run: Run, checkpoint: int | None = None, n: int = 200, seed: int = 0,
@@ -38,13 +41,20 @@ def evaluate(run: Run, checkpoint: int | None = None, n: int = 200, seed: int = 
         raise BadData(f"Run {run.id} has no held-out questions.",
                       "Its settings kept none aside.", "Start a run with 'Held-out rows' above 0.")
     settings = run.settings
+    facts = machine.look(run.folder.path)
+    plan = engines.plan_to_answer(settings, facts)
+    environment = worker_environment() | engines.environment(
+        settings, plan, Workspace(run.folder.path.parent).caches, facts.packages,
+        os.environ.get("CUDA_VISIBLE_DEVICES"))
     (base, tuned), effect = _sides({
-        "model": model_folder(settings), "adapters": [None, str(adapter)], "rows": rows,
+        "model": model_folder(settings), "in_4bit": settings.model.load_in_4bit,
+        "on_gpu": plan.engine != CPU, "engine": engine_request(settings, plan),
+        "adapters": [None, str(adapter)], "rows": rows,
         "system_prompt": settings.data.system_prompt,
         "chosen": [c.to_dict() for c in settings.rewards.chosen],
         "temperature": settings.train.temperature if sampled else 0.0,
         "top_p": settings.train.top_p, "max_tokens": settings.train.max_completion_length,
-        "seed": seed}, progress)
+        "seed": seed}, environment, progress)
     return verdict(settings, base, tuned, seed) | {
         "adapter_live": effect > 0, "adapter_effect": effect,
         "answers": [{"question": row["question"], "answer": row.get("answer"), "base": b,
@@ -83,10 +93,11 @@ def _mean(values) -> float | None:
     return fmean(known) if known else None
 
 
-def _sides(request: dict, progress: Callable[[int, int], None]) -> tuple[list, float]:
+def _sides(request: dict, environment: dict[str, str],
+           progress: Callable[[int, int], None]) -> tuple[list, float]:
     """Run the evaluation worker. Raises WorkFailed with its own words."""
     with tempfile.TemporaryFile() as log, subprocess.Popen(
-            [sys.executable, "-m", "lab.worker", "eval"], cwd=PROJECT, env=worker_environment(),
+            [sys.executable, "-m", "lab.worker", "eval"], cwd=PROJECT, env=environment,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log) as process:
         try:
             process.stdin.write(json.dumps(request).encode() + b"\n")

@@ -36,12 +36,20 @@ def model_folder(settings: Settings) -> str:
         raise BadSettings(f"{folder} has no weights.", "There is no .safetensors file in it.",
                           "Give the folder that holds config.json and model.safetensors.",
                           "model.name")
-    try:
-        longest = json.loads((folder / "config.json").read_text())["max_position_embeddings"]
-    except (OSError, ValueError, KeyError, TypeError):
-        longest = None
-    if isinstance(longest, int) and settings.model.max_seq_length > longest:
+    longest = longest_of(settings)
+    if longest and settings.model.max_seq_length > longest:
         raise BadSettings(f"'Longest sequence' is more than the model allows: "
                           f"{settings.model.max_seq_length}.", f"{name} was made for {longest} "
                           "tokens.", f"Set it to {longest} or less.", "model.max_seq_length")
     return str(folder.resolve())
+
+
+def longest_of(settings: Settings) -> int | None:
+    """The most tokens that a local model was made for; None where its files do not say."""
+    name = settings.model.name.strip()
+    folder = STARTER_FOLDER if name == STARTER else Path(name).expanduser()
+    try:
+        longest = json.loads((folder / "config.json").read_text())["max_position_embeddings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return longest if isinstance(longest, int) else None

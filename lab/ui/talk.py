@@ -63,6 +63,7 @@ class Talk:
         self.thought: list[float | None] = [None, None]  # seconds until the reasoning was closed
         self.seconds = [0.0, 0.0]
         self.stopped = self.over = False
+        self.told: list[str] = []  # what goes on before the first word
 
     def prompt(self, side: int) -> list[dict]:
         """What this side is asked: its run's system prompt, its own turns, the question."""
@@ -101,7 +102,10 @@ class Talk:
                     return
                 if isinstance(item, Problem):
                     raise LabError(item.what, item.why, item.next)
-                if isinstance(item, Update):
+                if isinstance(item, str):
+                    self.told.append(item)
+                    yield False, False
+                elif isinstance(item, Update):
                     self._take(item, time.monotonic() - begun)
                     new[item.side] = True
                 else:
@@ -123,7 +127,7 @@ class Talk:
             sides = [Side(self.prompt(i), adapter and str(adapter))
                      for i, adapter in enumerate(self.adapters)]
             for update in self.lab.chat.stream(self.settings, sides, self.sampling, self.seed,
-                                               stop):
+                                               stop, say=put):
                 put(update)
             for side, adapter in enumerate(self.adapters):
                 if adapter and not stop.is_set():

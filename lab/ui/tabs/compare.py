@@ -208,6 +208,8 @@ def _shown(tab: CompareTab, talk: Talk, new: tuple[bool, bool] = (True, True)) -
         updates[pane.chat] = talk.conversation(side)
         finished = talk.updates[side].done or talk.over
         updates[pane.scores] = talk.judged(side) if finished else ""
+    if talk.told and not talk.over:
+        updates[tab.said] = _note(" ".join(talk.told))
     if talk.over:
         updates[tab.turns] = talk.turns()
         updates[tab.said] = _note("Stopped: the scores are those of unfinished answers."
