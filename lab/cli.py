@@ -8,9 +8,9 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from lab.core import diagnosis
+from lab.core import diagnosis, health
 from lab.core.catalog import DEFAULT_RECIPE, RECIPES
-from lab.core.engines import choose_stack
+from lab.core.engines import CAPABILITY, DRIVER, choose_engines, choose_stack
 from lab.core.problems import BadData, BadSettings, LabError, RunError, explain
 from lab.core.rewards.registry import check_chosen, parse_chosen, score
 from lab.core.settings import Settings, read_assignment
@@ -337,30 +337,30 @@ def doctor(options: argparse.Namespace) -> int:
         return doctor_of_run(options, lab)
     facts = machine.look(lab.workspace.root)
     stack = choose_stack("auto", facts)
+    ladder = choose_engines(RECIPES["gsm8k"].settings(), facts)  # as for any run with vLLM
+    problems = health.machine_problems(facts, machine.pins(facts.packages))
     try:
         lab.workspace.make()
-        problems = []
     except RunError as error:
-        problems = [error.problem]
-    missing = [name for name in ("torch", "transformers", "trl", "peft", "datasets", "gradio")
-               if name not in facts.packages]
+        problems.insert(0, error.problem)
+    missing = [name for name in health.NEEDED if name not in facts.packages]
     if options.json:
-        print(json.dumps({**asdict(facts), "stack": asdict(stack), "missing": missing,
-                          "problems": [p.to_dict() for p in problems]}))
+        print(json.dumps({**asdict(facts), "stack": asdict(stack), "engines": asdict(ladder),
+                          "missing": missing, "problems": [p.to_dict() for p in problems]}))
     else:
-        print(f"stack     {stack.value}, because {stack.why}\n"
-              f"machine   {facts.system}, Python {facts.python}, {facts.cores} cores\n"
-              f"memory    {facts.free_memory_gb} of {facts.memory_gb} GB free\n"
-              f"disk      {facts.free_disk_gb} GB free for {lab.workspace.root}\n"
-              f"packages  " + ", ".join(f"{n} {v}" for n, v in facts.packages.items()))
-        for gpu in facts.gpus:
-            print(f"gpu       {gpu.name}, {gpu.free_gb:.1f} of {gpu.memory_gb:.1f} GB free, "
-                  f"driver {gpu.driver}")
-    for name in missing:
-        print(f"error: {name} is not installed. Run `make setup`.", file=sys.stderr)
+        gpus = [("GPU", health.gpu_line(gpu)) for gpu in facts.gpus] or [
+            ("GPU", f"none; the gpu stack needs driver {DRIVER} or newer and compute capability "
+             f"{CAPABILITY} or newer")]
+        for label, text in (
+                ("Stack", f"{stack.value}, because {stack.why}"), *health.engine_lines(ladder),
+                *gpus, ("Machine", f"{facts.system}, Python {facts.python}, {facts.cores} cores"),
+                ("Memory", f"{facts.free_memory_gb} of {facts.memory_gb} GB free"),
+                ("Disk", f"{facts.free_disk_gb} GB free for {lab.workspace.root}"),
+                ("Packages", ", ".join(f"{n} {v}" for n, v in facts.packages.items()))):
+            print(f"{label.lower():9} {text}")
     for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
-    return FAILED if missing or problems else DONE
+        print(f"{problem.level}: {problem}", file=sys.stderr)
+    return FAILED if any(problem.level == "error" for problem in problems) else DONE
 
 
 def doctor_of_run(options: argparse.Namespace, lab: Lab) -> int:

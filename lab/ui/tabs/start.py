@@ -11,7 +11,8 @@ from pathlib import Path
 import gradio as gr
 
 from lab.core.catalog import DEFAULT_RECIPE, RECIPES
-from lab.core.engines import choose_stack
+from lab.core.engines import choose_engines, choose_stack
+from lab.core.health import engine_lines, gpu_line, machine_problems
 from lab.core.machine import Machine
 from lab.core.problems import LabError, Problem, explain
 from lab.core.rewards.registry import REWARDS, format_chosen
@@ -69,7 +70,7 @@ def build_tab(lab: Lab, form: Form) -> StartTab:
                                   max_length=80, elem_id="run-name")
                 start = gr.Button("Start", variant="primary", size="lg", elem_id="start")
                 said = gr.HTML(elem_id="start-said")
-            about = gr.HTML(machine_html(facts), elem_id="machine")
+            about = gr.HTML(machine_html(facts, form.first), elem_id="machine")
     gr.HTML("<h2>Last runs</h2>")
     runs = gr.HTML(elem_id="last-runs")
     return StartTab(cards, summary, problems, name, start, said, runs, about)
@@ -130,11 +131,12 @@ def cards_html(facts: Machine) -> str:
     return f"<div class='recipes' role='group' aria-label='Recipes'>{''.join(cards)}</div>"
 
 
-def machine_html(facts: Machine) -> str:
-    stack = choose_stack("auto", facts)
-    rows = [("Stack", f"{stack.value}, because {stack.why}")]
-    rows += [("GPU", f"{gpu.name}, {gpu.free_gb:.0f} of {gpu.memory_gb:.0f} GB free")
-             for gpu in facts.gpus]
+def machine_html(facts: Machine, settings: Settings) -> str:
+    """What this machine has, what would train these settings on it, and what to see to."""
+    stack = choose_stack(settings.hardware.stack, facts)
+    rows = [("Stack", f"{stack.value}, because {stack.why}"),
+            *engine_lines(choose_engines(settings, facts)),
+            *(("GPU", gpu_line(gpu)) for gpu in facts.gpus)]
     rows += [
         ("CPU cores", str(facts.cores)),
         ("Memory", f"{facts.free_memory_gb:.1f} of {facts.memory_gb:.1f} GB free"),
@@ -146,7 +148,8 @@ def machine_html(facts: Machine) -> str:
     def listed(pairs: Sequence[tuple[str, str]]) -> str:
         return "".join(f"<dt>{escape(a)}</dt><dd>{escape(b)}</dd>" for a, b in pairs)
 
-    return (f"<section class='sheet machine'><h3>This machine</h3><dl>{listed(rows)}</dl>"
+    wrong = problems_html(machine_problems(facts, machine.pins(facts.packages)))
+    return (f"<section class='sheet machine'><h3>This machine</h3>{wrong}<dl>{listed(rows)}</dl>"
             f"<details><summary>Versions</summary><dl>{listed(versions)}</dl></details></section>")
 
 
