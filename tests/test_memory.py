@@ -5,9 +5,19 @@ import json
 import pytest
 import transformers
 
-from lab.core.catalog import MODELS, known_model
+from lab.core.catalog import MODELS, RECIPES, known_model
+from lab.core.memory import cures, estimate, memory_problems, smallest_share, weights_gb
 from lab.core.problems import BadModel
-from lab.core.settings import PROJECTIONS, STARTER
+from lab.core.settings import (
+    CPU,
+    PROJECTIONS,
+    STARTER,
+    TRL,
+    TRL_VLLM,
+    UNSLOTH,
+    Settings,
+    setting_named,
+)
 from lab.core.shapes import FAMILIES, Shape
 from lab.services.workspace import STARTER_FOLDER
 
@@ -74,3 +84,212 @@ def test_a_configuration_that_cannot_be_read_is_refused_with_a_sentence(config, 
 def test_a_twin_in_4_bit_is_found_and_nothing_is_found_by_no_name():
     assert known_model("unsloth/Qwen3-4B-bnb-4bit").name == "Qwen/Qwen3-4B"
     assert known_model("") is None
+
+
+# the estimate
+
+QWEN = known_model("Qwen/Qwen2.5-1.5B-Instruct").shape
+LLAMA = known_model("meta-llama/Llama-3.1-8B-Instruct").shape
+ENGINES = (CPU, TRL, TRL_VLLM, UNSLOTH)
+H200_GB = 150.8
+
+
+def notebook(**values) -> Settings:
+    changed = {key.replace("__", "."): value for key, value in values.items()}
+    return RECIPES["notebook"].settings().with_values(changed)
+
+
+def with_smallest_share(shape: Shape, settings: Settings, gpu_gb: float) -> Settings:
+    share = smallest_share(shape, settings, UNSLOTH, gpu_gb)
+    return settings.with_values({"hardware.gpu_memory_utilization": share})
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(("key", "values"), [
+    ("train.max_completion_length", (256, 512, 768)),
+    ("train.answers_at_once", (1, 2, 3, 6)),
+    ("lora.rank", (8, 16, 64)),
+])
+def test_more_of_it_needs_more_memory(engine, key, values):
+    settings = notebook(model__load_in_4bit=False)
+    totals = [estimate(QWEN, settings.with_values({key: v}), engine, H200_GB).total_gb
+              for v in values]
+    assert totals == sorted(totals)
+    assert len(set(totals)) == len(totals)
+
+
+@pytest.mark.parametrize("shape", [QWEN, LLAMA], ids=["1.5B", "8B"])
+def test_4_bit_is_less_than_16(shape):
+    half = weights_gb(shape, False)
+    assert 0.25 * half < weights_gb(shape, True) < 0.5 * half
+    in_4bit, in_16bit = (estimate(shape, notebook(model__load_in_4bit=on), TRL, H200_GB)
+                         for on in (True, False))
+    assert in_4bit.total_gb < in_16bit.total_gb
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("how", ["off", "on", "unsloth"])
+def test_parts_are_named_once_are_above_0_and_sum_to_the_total(engine, how):
+    found = estimate(LLAMA, notebook(lora__gradient_checkpointing=how), engine, H200_GB)
+    assert sum(part.gb for part in found.parts) == pytest.approx(found.total_gb)
+    assert all(part.gb > 0 for part in found.parts)
+    assert len({part.name for part in found.parts}) == len(found.parts)
+
+
+def test_each_step_of_checkpointing_needs_less():
+    totals = [estimate(QWEN, notebook(lora__gradient_checkpointing=how), UNSLOTH, H200_GB).total_gb
+              for how in ("off", "on", "unsloth")]
+    assert totals == sorted(totals, reverse=True)
+    assert len(set(totals)) == 3
+
+
+def test_an_8_bit_optimiser_needs_a_quarter():
+    sizes = [next(p.gb for p in estimate(QWEN, notebook(train__optim=optim), TRL, H200_GB).parts
+                  if p.name == "Optimiser") for optim in ("adamw_torch", "paged_adamw_8bit")]
+    assert sizes[0] == pytest.approx(4 * sizes[1])
+
+
+def test_vllm_fills_its_share_whatever_the_model_needs():
+    parts = {p.name: p.gb for p in estimate(QWEN, notebook(), UNSLOTH, H200_GB).parts}
+    inside = ("Base model, 4 bit", "vLLM itself", "KV cache of vLLM")
+    assert sum(parts[name] for name in inside) == pytest.approx(0.6 * H200_GB, rel=0.02)
+
+
+def test_without_shared_weights_the_base_is_held_twice():
+    names = [p.name for p in estimate(QWEN, notebook(model__load_in_4bit=False), TRL_VLLM,
+                                      H200_GB).parts]
+    assert {"Base model, 16 bit", "Base model again, of vLLM"} <= set(names)
+
+
+def test_a_vllm_server_takes_nothing_of_the_gpu_that_trains():
+    here, there = (estimate(QWEN, notebook(hardware__vllm_mode=mode), TRL_VLLM, H200_GB)
+                   for mode in ("colocate", "server"))
+    assert there.vllm_gb == 0 < here.vllm_gb
+    assert there.total_gb < here.total_gb - 0.5 * here.vllm_gb
+
+
+def test_a_base_cut_in_parts_needs_less_on_each_gpu():
+    whole, cut = (estimate(LLAMA, notebook(hardware__num_processes=4, model__load_in_4bit=False,
+                                           train__num_generations=8, hardware__sharding=how),
+                           TRL_VLLM, H200_GB).total_gb for how in ("ddp", "fsdp"))
+    assert cut < whole - 10
+
+
+def test_a_16_gb_model_of_8b_parameters_is_16_gb():
+    assert weights_gb(LLAMA, False) == pytest.approx(16.06, abs=0.01)
+
+
+# what people know of these models, and what was measured
+
+def test_a_1_5b_model_in_4_bit_learns_in_5_gb():
+    settings = notebook(train__answers_at_once=1)
+    for gpu_gb in (6.0, H200_GB):
+        found = estimate(QWEN, with_smallest_share(QWEN, settings, gpu_gb), UNSLOTH, gpu_gb)
+        assert found.fits
+        assert 2.5 < found.total_gb < 5
+
+
+def test_llama_8b_in_4_bit_learns_in_15_gb():
+    for gpu_gb in (16.0, H200_GB):
+        found = estimate(LLAMA, with_smallest_share(LLAMA, notebook(), gpu_gb), UNSLOTH, gpu_gb)
+        assert found.fits
+        assert 8 < found.total_gb < 15
+
+
+def test_20_000_tokens_on_llama_8b_need_less_than_54_gb():
+    settings = notebook(model__max_seq_length=20_480, train__max_completion_length=20_000,
+                        train__num_generations=8, train__answers_at_once=1)
+    found = estimate(LLAMA, with_smallest_share(LLAMA, settings, H200_GB), UNSLOTH, H200_GB)
+    assert found.fits
+    assert 30 < found.total_gb < 54
+
+
+def test_the_measured_run_is_met_within_15_percent():
+    settings = notebook(train__num_generations=8, train__answers_at_once=8,
+                        hardware__gpu_memory_utilization=0.1)
+    assert estimate(QWEN, settings, UNSLOTH, H200_GB).total_gb == pytest.approx(17.4, rel=0.15)
+
+
+# the share, cures and problems
+
+@pytest.mark.parametrize("shape", [QWEN, LLAMA], ids=["1.5B", "8B"])
+@pytest.mark.parametrize("prompts", [1, 8, 64])
+def test_the_smallest_share_holds_the_answers_of_a_step_and_no_smaller_one_does(shape, prompts):
+    settings = notebook(train__prompts_per_step=prompts)
+    share = smallest_share(shape, settings, UNSLOTH, H200_GB)
+    answers = min(255, settings.train.answers_per_step())
+    needed = answers * 1024 * shape.kv_per_token() * 2 / 1e9
+
+    def cache(share: float) -> float:
+        changed = settings.with_values({"hardware.gpu_memory_utilization": share})
+        return next((p.gb for p in estimate(shape, changed, UNSLOTH, H200_GB).parts
+                     if p.name == "KV cache of vLLM"), 0.0)
+
+    assert cache(share) >= needed
+    assert cache(0.9 * share) < 1.05 * needed
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("gpu_gb", [6.0, 12.0, 24.0])
+@pytest.mark.parametrize("shape", [QWEN, LLAMA], ids=["1.5B", "8B"])
+def test_every_cure_fits_and_the_first_costs_least(shape, gpu_gb, engine):
+    settings = notebook(model__load_in_4bit=False, lora__gradient_checkpointing="off",
+                        train__prompts_per_step=4, train__answers_at_once=24)
+    found = cures(shape, settings, engine, gpu_gb)
+    for cure in found:
+        after = estimate(shape, settings.with_values(cure.changes), engine, gpu_gb)
+        assert after.fits
+        assert after.total_gb == cure.total_gb < gpu_gb
+        assert f"about {cure.total_gb:.1f} GB" in cure.sentence
+        for key in cure.changes:
+            assert setting_named(key).knob.label in cure.sentence
+    if len(found) > 1:
+        assert "train.answers_at_once" in found[0].changes
+
+
+def test_one_change_is_offered_where_it_is_enough_and_several_where_not():
+    big = notebook(train__prompts_per_step=8, train__answers_at_once=48)
+    assert [list(c.changes) for c in cures(LLAMA, big, UNSLOTH, 48.0)][0] == [
+        "train.answers_at_once"]
+    hard = notebook(model__load_in_4bit=False, lora__gradient_checkpointing="off",
+                    train__prompts_per_step=8, train__answers_at_once=48)
+    joined = cures(LLAMA, hard, UNSLOTH, 16.0)
+    assert len(joined) == 1
+    assert len(joined[0].changes) > 2
+
+
+def test_what_fits_needs_no_cure_and_has_no_problem():
+    for engine in (UNSLOTH, TRL):
+        assert cures(QWEN, notebook(), engine, 80.0) == []
+        assert memory_problems(QWEN, notebook(), engine, 80.0) == []
+
+
+def test_an_estimate_near_the_limit_warns_and_one_far_above_refuses():
+    settings = RECIPES["gsm8k"].settings()
+    total = estimate(QWEN, settings, TRL, H200_GB).total_gb
+    for share, levels in ((0.85, []), (0.95, ["warning"]), (1.1, ["warning"]), (1.2, ["error"])):
+        assert [p.level for p in memory_problems(QWEN, settings, TRL, total / share)] == levels
+
+
+def test_a_problem_has_the_figures_and_a_way_out():
+    settings = RECIPES["gsm8k"].settings().with_values({"train.answers_at_once": 32})
+    problem, = memory_problems(QWEN, settings, TRL, 24.0)
+    assert "GPU" in problem.what
+    assert "there are 24.0 GB" in problem.why
+    assert problem.next.startswith("Set 'Answers at once' to ")
+    assert problem.field == "train.answers_at_once"
+
+
+def test_a_share_of_vllm_that_cannot_hold_the_weights_is_refused():
+    settings = notebook(hardware__gpu_memory_utilization=0.1)
+    problem = memory_problems(LLAMA, settings, UNSLOTH, 24.0)[0]
+    assert (problem.level, problem.field) == ("error", "hardware.gpu_memory_utilization")
+    assert "2.4 GB" in problem.why
+    assert "'GPU share of vLLM' to 0." in problem.next
+
+
+def test_what_never_fits_says_so_without_a_cure():
+    problem, = memory_problems(LLAMA, notebook(), CPU, 8.0)
+    assert problem.what == "This run does not fit in the memory of this machine."
+    assert problem.next == "Take a smaller model."
+    assert problem.field == "model.name"
