@@ -90,6 +90,18 @@ class Cure:
     total_gb: float
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a model of this shape learns: what no setting that is a cure can change."""
+
+    shape: Shape
+    engine: str
+    memory_gb: float
+
+    def estimate(self, settings: Settings) -> Estimate:
+        return estimate(self.shape, settings, self.engine, self.memory_gb)
+
+
 def weights_gb(shape: Shape, in_4bit: bool, bytes_each: int = 2) -> float:
     """The base model alone. 4 bit quantises the linear layers; the rest stays as it is."""
     linear = shape.linear_parameters()
@@ -360,18 +372,6 @@ def _larger(one: list[Part], other: list[Part]) -> list[Part]:
 
 
 # The cures, cheapest first: each function gives changes to try, the gentlest first
-
-
-@dataclass(frozen=True)
-class _Place:
-    """What a cure cannot change."""
-
-    shape: Shape
-    engine: str
-    memory_gb: float
-
-    def estimate(self, settings: Settings) -> Estimate:
-        return estimate(self.shape, settings, self.engine, self.memory_gb)
 
 
 def _fewer_at_once(place: _Place, settings: Settings) -> Iterator[dict[str, Any]]:
