@@ -128,7 +128,7 @@ def run_engine(path: str, engine: str) -> int:
     from lab.core import events
     from lab.core.engines import Plan
     from lab.core.problems import LabError, explain_in_training
-    from lab.core.settings import UNSLOTH, Settings
+    from lab.core.settings import TRL_VLLM, UNSLOTH, Settings
 
     folder = Path(path)
     is_first = int(os.environ.get("RANK", "0")) == 0
@@ -157,6 +157,10 @@ def run_engine(path: str, engine: str) -> int:
         os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # `rollout_func` is a pinned version's
         if engine == UNSLOTH:
             from lab.backends import engine_unsloth  # noqa: F401  before trl and transformers
+        elif engine != TRL_VLLM:
+            from lab.backends.without_vllm import hide
+
+            hide()
         from lab.backends.engines import make_engine
         from lab.backends.train import train
 

@@ -70,8 +70,14 @@ class VllmServer:
         if self.answers is not None and not self._serves(wanted):
             self._forget()
         if self.answers is None:
-            self.say(number, status="Starting vLLM")
-            self.answers = await VllmAnswers.start(wanted)
+            self.say(number, status="Starting vLLM: half a minute, or a minute the first time.")
+            try:
+                self.answers = await VllmAnswers.start(wanted)
+            except RuntimeError:
+                # Another process that takes or gives back memory while vLLM measures it makes
+                # this fail; the exception does not say so. Once more, then it is told.
+                self.say(number, status="vLLM did not start; trying once more.")
+                self.answers = await VllmAnswers.start(wanted)
         return self.answers
 
     def _serves(self, wanted) -> bool:

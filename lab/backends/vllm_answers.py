@@ -56,13 +56,7 @@ class VllmAnswers:
             **({"compilation_config": decode_graphs(SEQUENCES)} if settings.cuda_graphs else {}),
             **({"quantization": "bitsandbytes", "load_format": "bitsandbytes"}
                if settings.in_4bit else {}))
-        try:
-            engine = await asyncio.to_thread(AsyncLLM.from_engine_args, arguments)
-        except Exception as error:
-            if "memory profiling" not in str(error):
-                raise
-            # Another process gave memory back in that moment; once more, now that it is calm.
-            engine = await asyncio.to_thread(AsyncLLM.from_engine_args, arguments)
+        engine = await asyncio.to_thread(AsyncLLM.from_engine_args, arguments)
         return cls(engine, settings)
 
     async def adapter(self, folder: str) -> LoRARequest:

@@ -256,7 +256,7 @@ def _vllm_held(shape: Shape, settings: Settings, engine: str, plan: Plan) -> lis
     """What vLLM holds besides workspace and KV cache."""
     low, high = GRAPHS_GB
     fixed = VLLM_FIXED_GB
-    if plan.cuda_graphs:
+    if plan.cuda_graphs != "off":
         fixed += min(high, max(low, GRAPHS * shape.layers * shape.hidden * 4 / GB))
     if engine == TRL_VLLM:  # the adapter reaches it merged, in weights of its own
         return [Part("Base model again, of vLLM", weights_gb(shape, False)),

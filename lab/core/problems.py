@@ -96,6 +96,9 @@ TRANSLATIONS = (
                 "Model, answers and gradients together need more than this GPU has free.",
                 "Lower 'Answers at once' or 'Longest answer', or load the model in 4 bit.",
                 "out_of_memory"),
+    Translation((), r"Engine core initialization failed", "vLLM's engine did not start.",
+                "Its own reason is in the log.", "Try again; if it fails again, lower 'GPU share "
+                "of vLLM' or take another engine.", "engine_died"),
     Translation((), r"EngineDeadError|EngineCore encountered an issue|Engine core (proc\S* )?died",
                 "vLLM's engine ended.", "Its own reason is in the log above this line.",
                 "Try again: a new engine is started. If it ends again, lower 'GPU share of vLLM'.",
@@ -153,6 +156,21 @@ TRANSLATIONS = (
     Translation(("PermissionError",), r"", "A file or folder may not be written or read.", "",
                 "Choose another folder with --root, or change its permissions."),
 )
+
+
+def explained_by_log(problem: Problem, log: str) -> Problem:
+    """A better Problem for an engine that died, if its log's last errors are known.
+
+    vLLM's engine is a process of its own: the caller only hears that it is gone.
+    """
+    if problem.kind != "engine_died":
+        return problem
+    for line in reversed(log.splitlines()):
+        for row in TRANSLATIONS:
+            if (row.kind and row.kind != "engine_died" and not row.kinds
+                    and re.search(row.words, line, re.IGNORECASE)):
+                return Problem(row.what, row.why, row.next, kind=row.kind)
+    return problem
 
 
 UNKNOWN = "Something failed that the lab does not know."

@@ -12,15 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import psutil
-
 from lab.core import engines
 from lab.core.machine import Machine
-from lab.core.problems import BadModel, Problem, WorkFailed
+from lab.core.problems import BadModel, Problem, WorkFailed, explained_by_log
 from lab.core.settings import TRL_VLLM, Sampling, Settings
-from lab.services import machine
+from lab.services import machine, processes
 from lab.services.jobs import worker_environment
 from lab.services.models import longest_of, model_folder
+from lab.services.runs import log_tail
 from lab.services.workspace import PROJECT, Workspace
 
 LONGEST = 4096  # tokens of a conversation that an engine is started for, where the model can
@@ -65,6 +64,7 @@ class Chat:
         self._process: subprocess.Popen | None = None
         self._engine = ""
         self._replies: queue.Queue = queue.Queue()
+        self._log = workspace.root / "chat.log"
         self._one_at_a_time = threading.Lock()
         self._numbers = itertools.count(1)
 
@@ -101,18 +101,9 @@ class Chat:
         """End the worker; its memory, the GPU's too, is free when this returns."""
         process, self._process = self._process, None
         if process is not None:
-            family = _family(process.pid)  # vLLM's engine is a child of the worker
             with contextlib.suppress(OSError):
                 process.stdin.close()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-            for child in family:
-                with contextlib.suppress(psutil.Error):
-                    child.kill()
-            psutil.wait_procs(family)
+            processes.end(process, patience=10)
 
     def _one(self, settings: Settings, request: dict) -> dict:
         return list(self._ask(settings, request, threading.Event(), lambda text: None))[-1]
@@ -152,8 +143,10 @@ class Chat:
                         continue
                     finished = reply.get("last", False)
                     if "problem" in reply:
-                        problem = Problem(**reply["problem"])
-                        raise BadModel(problem.what, problem.why, problem.next)
+                        problem = explained_by_log(Problem(**reply["problem"]),
+                                                   log_tail(self._log))
+                        raise BadModel(problem.what, problem.why, problem.next,
+                                       kind=problem.kind)
                     if "status" in reply:
                         say(reply["status"])
                     elif "working" not in reply:
@@ -182,7 +175,7 @@ class Chat:
         environment = worker_environment() | engines.environment(
             settings, plan, self.workspace.caches, facts.packages,
             os.environ.get("CUDA_VISIBLE_DEVICES"))
-        with (self.workspace.root / "chat.log").open("ab") as log:
+        with self._log.open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "lab.worker", "chat", plan.engine], cwd=PROJECT,
                 env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
@@ -200,13 +193,6 @@ def engine_request(settings: Settings, plan: engines.Plan) -> dict | None:
     return {"share": plan.share, "cuda_graphs": plan.cuda_graphs != "off",
             "rank": settings.lora.rank,
             "max_model_len": min(longest, longest_of(settings) or longest)}
-
-
-def _family(pid: int) -> list[psutil.Process]:
-    """The children of a process, and theirs."""
-    with contextlib.suppress(psutil.Error):
-        return psutil.Process(pid).children(recursive=True)
-    return []
 
 
 def _pump(process: subprocess.Popen, replies: queue.Queue) -> None:

@@ -10,10 +10,10 @@ from dataclasses import asdict
 from statistics import fmean
 
 from lab.core import engines
-from lab.core.problems import BadData, Problem, RunError, WorkFailed
+from lab.core.problems import BadData, Problem, RunError, WorkFailed, explained_by_log
 from lab.core.settings import CPU, Settings
 from lab.core.stats import paired_difference, wins
-from lab.services import datasets, machine
+from lab.services import datasets, machine, processes
 from lab.services.chat import engine_request
 from lab.services.jobs import worker_environment
 from lab.services.models import model_folder
@@ -105,13 +105,15 @@ def _sides(request: dict, environment: dict[str, str],
             for line in process.stdout:
                 reply = json.loads(line)
                 if "problem" in reply:
-                    problem = Problem(**reply["problem"])
+                    log.seek(0)
+                    problem = explained_by_log(Problem(**reply["problem"]),
+                                               log.read().decode("utf-8", errors="replace"))
                     raise WorkFailed(problem.what, problem.why, problem.next)
                 if "sides" in reply:
                     return reply["sides"], reply["effect"]
                 progress(reply["done"], reply["of"])
         finally:
-            process.kill()
+            processes.end(process, patience=0)
         log.seek(0)
         said = log.read().decode("utf-8", errors="replace").strip().splitlines()
     raise WorkFailed("The evaluation ended without a result.", said[-1] if said else "",

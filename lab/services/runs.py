@@ -43,6 +43,7 @@ class RunLog:
         self.metrics: dict[str, array] = {}
         self.samples: dict[int, tuple[int, int]] = {}  # step -> (offset, bytes) in the file
         self.notices: list[events.Notice] = []
+        self.answers: list[events.Answered] = []
         self.phase = ""
         self.started: events.Started | None = None
         self.seconds = 0.0  # of training before this stretch
@@ -80,7 +81,8 @@ class RunLog:
         when, event = read
         self.last = event
         if isinstance(event, events.Started):
-            self.seconds += self.ended_at - self.started_at
+            if self.started_at:
+                self.seconds += self.ended_at - self.started_at
             self._cut(event.resumed_from)
             self.started, self.started_at, self.phase = event, when, ""
         if not isinstance(event, events.Phase):
@@ -91,6 +93,8 @@ class RunLog:
             self.samples[event.step] = (self._offset, len(line))
         elif isinstance(event, events.Notice):
             self.notices.append(event)
+        elif isinstance(event, events.Answered):
+            self.answers.append(event)
         elif isinstance(event, events.Phase):
             self.phase = event.text
 
@@ -306,7 +310,7 @@ def status_of(folder: RunFolder, log: RunLog) -> tuple[str, Problem | None]:
 
 def _ended(last: events.Event) -> tuple[str, Problem | None]:
     if isinstance(last, events.Failed):
-        return "failed", Problem(last.what, last.why, last.next)
+        return "failed", Problem(last.what, last.why, last.next, kind=last.kind)
     return ("finished" if isinstance(last, events.Finished) else "stopped"), None
 
 
@@ -339,12 +343,16 @@ def worker_of(folder: RunFolder) -> psutil.Process | None:
 
 def last_words(folder: RunFolder, lines: int = 1) -> str:
     """The last lines of worker.log that say something."""
+    said = [line.strip() for line in log_tail(folder.log).splitlines() if line.strip()]
+    return "\n".join(said[-lines:])[:2000]
+
+
+def log_tail(path: Path, most: int = 8192) -> str:
+    """The end of a log; empty where there is none."""
     try:
-        with folder.log.open("rb") as f:
+        with path.open("rb") as f:
             f.seek(0, 2)
-            f.seek(max(0, f.tell() - 8192))
-            text = f.read().decode("utf-8", errors="replace")
+            f.seek(max(0, f.tell() - most))
+            return f.read().decode("utf-8", errors="replace")
     except OSError:
         return ""
-    said = [line.strip() for line in text.splitlines() if line.strip()]
-    return "\n".join(said[-lines:])[:2000]
