@@ -174,7 +174,9 @@ def plan_to_answer(settings: Settings, machine: Machine) -> Plan:
         notes.append(f"The GPU is shared: vLLM takes {share * gpu.memory_gb:.1f} of its "
                      f"{gpu.memory_gb:.0f} GB, and {gpu.memory_gb - gpu.free_gb:.1f} GB are in use "
                      "by others.")
-    return Plan(TRL_VLLM, stack.why, share, cuda_graphs="off", notes=tuple(notes))
+    graphs = settings.hardware.cuda_graphs
+    return Plan(TRL_VLLM, stack.why, share, "decode" if graphs in ("decode", "full") else "off",
+                notes=tuple(notes))
 
 
 def environment(settings: Settings, plan: Plan, caches: Path, versions: dict[str, str],

@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from lab.core.catalog import RECIPES
-from lab.core.settings import Settings
+from lab.core.settings import GRAPHS, Settings
 from lab.services import machine
 from tests.bench import measure
 
@@ -26,6 +26,8 @@ TRAIN = ["tests.bench.lab_side", "train"]
 TRL = ["tests.bench.plain_trl"]
 ROWS = {  # name: (module and job, what comes after the run's folder)
     "lab": (TRAIN, ["--engine", "unsloth"]),
+    "lab-decode": (TRAIN, ["--engine", "unsloth", "--graphs", "decode"]),
+    "lab-eager": (TRAIN, ["--engine", "unsloth", "--graphs", "off"]),
     "notebook": (["tests.bench.notebook"], []),
     "trl": (TRL, ["--engine", "transformers"]),
     "trl-vllm": (TRL, ["--engine", "vllm"]),
@@ -38,6 +40,7 @@ SLOW = ("trl", "lab-trl")  # half the steps tell enough of them
 
 GOALS = (  # ours, theirs, what is compared, "<=" or ">=", how much
     ("lab", "notebook", "seconds a step", "<=", 1.02),
+    ("lab-decode", "notebook", "seconds a step", "<=", 1.02),
     ("lab", "trl", "completions a second", ">=", 5.0),
     ("lab", "trl-vllm", "completions a second", ">=", 1.0),
     ("lab-trl-vllm", "trl-vllm", "completions a second", ">=", 1.0),
@@ -58,7 +61,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=4, help="questions a step, 8 answers each")
     parser.add_argument("--share", type=float, default=0.3, help="of the GPU's memory, for vLLM")
     parser.add_argument("--four-bit", action="store_true", help="for lab and notebook only")
-    parser.add_argument("--graphs", choices=("on", "off"), default="on", help="CUDA graphs")
+    parser.add_argument("--graphs", choices=GRAPHS[1:], default="full", help="CUDA graphs")
     parser.add_argument("--compile", choices=("on", "off"), default="off", help="Unsloth's loss")
     options = parser.parse_args()
     if options.root:

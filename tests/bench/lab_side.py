@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lab.core.problems import LabError
-from lab.core.settings import ENGINES, Sampling, Settings
+from lab.core.settings import ENGINES, GRAPHS, Sampling, Settings
 from lab.services.chat import Chat, Side
 from lab.services.lab import Lab
 from lab.services.models import model_folder
@@ -35,11 +35,13 @@ def main() -> None:
     parser.add_argument("job", choices=("train", "compare"))
     parser.add_argument("folder", type=Path, help="with settings.json")
     parser.add_argument("--engine", choices=ENGINES)
+    parser.add_argument("--graphs", choices=GRAPHS)
     parser.add_argument("--steps", type=int)
     options = parser.parse_args()
     told = json.loads((options.folder / "settings.json").read_text(encoding="utf-8"))
     settings = Settings.from_dict(told["settings"]).with_values({
         key: value for key, value in (("hardware.engine", options.engine),
+                                      ("hardware.cuda_graphs", options.graphs),
                                       ("train.max_steps", options.steps)) if value})
     job = {"train": train, "compare": compare}[options.job]
     try:
