@@ -258,6 +258,13 @@ def test_one_change_is_offered_where_it_is_enough_and_several_where_not():
     assert len(joined[0].changes) > 2
 
 
+def test_a_share_in_which_vllm_cannot_start_is_part_of_every_cure():
+    found = cures(LLAMA, notebook(), UNSLOTH, 11.0)
+    assert found
+    assert all(cure.changes["hardware.gpu_memory_utilization"] > 0.65 for cure in found)
+    assert "train.answers_at_once" in found[0].changes
+
+
 def test_what_fits_needs_no_cure_and_has_no_problem():
     for engine in (UNSLOTH, TRL):
         assert cures(QWEN, notebook(), engine, 80.0) == []

@@ -187,22 +187,27 @@ def cures(shape: Shape, settings: Settings, engine: str, gpu_memory_gb: float) -
     Each is one change where one is enough; otherwise there is one cure that joins several.
     """
     place = _Place(shape, engine, gpu_memory_gb)
-    if place.estimate(settings).fits_well:
+    now = place.estimate(settings)
+    if now.fits_well:
         return []
+    # A share in which vLLM cannot start comes first: no other change could help without it.
+    first = (next(_fitting_share(place, settings), {})
+             if now.vllm_needs_gb > now.vllm_gb else {})
     found = []
     for candidates in CANDIDATES:
-        fitting = (_cure(place, settings, changes) for changes in candidates(place, settings))
+        fitting = (_cure(place, settings, first | changes)
+                   for changes in candidates(place, settings))
         found += [cure for cure in [next(filter(None, fitting), None)] if cure]
     if found:
         return found
-    joined: dict[str, Any] = {}
+    joined = first
     for candidates in CANDIDATES:
         strongest: dict[str, Any] = {}
         for changes in candidates(place, settings.with_values(joined)):
             if cure := _cure(place, settings, joined | changes):
                 return [cure]
             strongest = changes
-        joined |= strongest
+        joined = joined | strongest
     return []
 
 
