@@ -298,5 +298,5 @@ def test_a_share_of_vllm_that_cannot_hold_the_weights_is_refused():
 def test_what_never_fits_says_so_without_a_cure():
     problem, = memory_problems(LLAMA, notebook(), CPU, 8.0)
     assert problem.what == "This run does not fit in the memory of this machine."
-    assert problem.next == "Take a smaller model."
+    assert problem.next == "Take a smaller model, or a machine with a GPU."
     assert problem.field == "model.name"

@@ -234,7 +234,8 @@ def memory_problems(shape: Shape, settings: Settings, engine: str,
         problems.append(Problem(
             f"This run {'does' if certain else 'may'} not fit in the memory of this {what}.",
             f"It needs about {found.total_gb:.1f} GB; there are {gpu_memory_gb:.1f} GB.",
-            advice or "Take a smaller model.", field, "error" if certain else "warning"))
+            advice or f"Take a smaller model{'' if found.on_gpu else ', or a machine with a GPU'}.",
+            field, "error" if certain else "warning"))
     return problems
 
 
