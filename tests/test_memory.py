@@ -161,6 +161,14 @@ def test_without_shared_weights_the_base_is_held_twice():
     assert {"Base model, 16 bit", "Base model again, of vLLM"} <= set(names)
 
 
+@pytest.mark.parametrize(("engine", "model", "there"), [
+    (CPU, STARTER, True), (CPU, "Qwen/Qwen2.5-1.5B-Instruct", False), (TRL, STARTER, True)])
+def test_a_merged_copy_is_held_where_it_is_small(engine, model, there):
+    settings = RECIPES["starter"].settings()
+    names = [p.name for p in estimate(known_model(model).shape, settings, engine, 16.0).parts]
+    assert ("Merged copy that draws the answers" in names) is there
+
+
 def test_a_vllm_server_takes_nothing_of_the_gpu_that_trains():
     here, there = (estimate(QWEN, notebook(hardware__vllm_mode=mode), TRL_VLLM, H200_GB)
                    for mode in ("colocate", "server"))
