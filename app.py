@@ -8,6 +8,8 @@ import socket
 import sys
 import threading
 
+from lab.services.space import Space, serves_at
+
 
 def main() -> int:
     options = read_options()
@@ -20,7 +22,8 @@ def main() -> int:
     from lab.core.problems import LabError
     from lab.services.lab import Lab
 
-    lab = Lab.at(options.root, options.allow_code)
+    space = Space.from_environment(os.environ)
+    lab = Lab.at(options.root or (space and space.root()), options.allow_code)
     try:
         lab.workspace.make()
         check_port(options.host, options.port)
@@ -31,7 +34,9 @@ def main() -> int:
         print(f"GRPO Lab cannot start. {error}", file=sys.stderr)
         return 1
     print(f"GRPO Lab is open at {url} (Ctrl-C ends it; a run that trains goes on)", flush=True)
-    if options.share or options.host not in ("127.0.0.1", "localhost", "::1"):
+    if space is not None:
+        print(f"This is the Space {space.id}; its runs are in {lab.workspace.root}.", flush=True)
+    elif options.share or options.host not in ("127.0.0.1", "localhost", "::1"):
         print("Whoever can reach this address can train on this machine and read its data sets.",
               file=sys.stderr)
     while not end.wait(1):  # in turns, since Windows delivers no signal during a wait
@@ -43,8 +48,9 @@ def main() -> int:
 
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="GRPO Lab: teach a language model by rewards.")
-    parser.add_argument("--host", default="127.0.0.1", help="address to serve at (%(default)s)")
-    parser.add_argument("--port", type=port, default=7860, help="port (%(default)s)")
+    host, number = serves_at(os.environ)
+    parser.add_argument("--host", default=host, help="address to serve at (%(default)s)")
+    parser.add_argument("--port", type=port, default=number, help="port (%(default)s)")
     parser.add_argument("--root", help="folder of all runs ($GRPO_LAB_HOME, else ./runs)")
     parser.add_argument("--allow-code", action="store_true",
                         help="allow own reward code; this version has none, so it changes nothing")

@@ -2,9 +2,12 @@
 
 import os
 import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 VOLUME = "/data"  # where a Space's storage is mounted, unless GRPO_LAB_DATA_VOLUME says otherwise
 FOLDER = "grpo-lab"  # of the volume
@@ -19,10 +22,10 @@ class Space:
 
     id: str  # owner/name
     owner: str
-    creator: str = ""  # user id of who made it, which is a person where the owner is not
+    creator: str = ""  # user id of who made it: a person, also where an organisation owns it
     hosts: tuple[str, ...] = ()
-    root: Path | None = None  # folder of the runs; None for the lab's default
-    persistent: bool = False
+    home: Path | None = None  # $GRPO_LAB_HOME
+    volume: Path | None = None  # its storage, where there is one
     zero_gpu: bool = False
     open: bool = False  # the owner lets everybody do everything
     without: tuple[str, ...] = ()  # variables of the sign-in that are not set
@@ -38,9 +41,10 @@ class Space:
         told = (host.strip().lower() for host in environment.get("SPACE_HOST", "").split(","))
         own = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") + ".hf.space"
         hosts = tuple(dict.fromkeys(host for host in (*told, own) if host))
-        root, persistent = _root(environment)
-        return cls(name, owner, environment.get("SPACE_CREATOR_USER_ID", "").strip(), hosts, root,
-                   persistent, on_zero_gpu(environment), _is_on(environment, "GRPO_LAB_OPEN"),
+        home = environment.get("GRPO_LAB_HOME", "").strip()
+        return cls(name, owner, environment.get("SPACE_CREATOR_USER_ID", "").strip(), hosts,
+                   Path(home).expanduser().resolve() if home else None, _volume(environment),
+                   on_zero_gpu(environment), _is_on(environment, "GRPO_LAB_OPEN"),
                    tuple(one for one in SIGN_IN if not environment.get(one)))
 
     @property
@@ -53,31 +57,52 @@ class Space:
             (username and username.lower() == self.owner.lower())
             or (user_id and user_id == self.creator))
 
+    def root(self) -> Path | None:
+        """Where its runs belong; None for the lab's default, which a restart empties."""
+        if self.home or self.volume is None or not holds_runs(self.volume):
+            return self.home
+        return self.volume / FOLDER
+
+    def keeps(self, root: Path) -> bool:
+        """Whether runs in this folder outlive a restart."""
+        root = root.resolve()
+        if self.volume and root.is_relative_to(self.volume.resolve()):
+            return True
+        return root == self.home and any(os.path.ismount(path) for path in (root, *root.parents)
+                                         if path != path.parent)
+
+
+def holds_runs(volume: Path) -> bool:
+    """Whether runs can be written there: storage that is mounted may lack what files need."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=".grpo-lab-", dir=volume) as folder:
+            first, second = Path(folder, "first"), Path(folder, "second")
+            for word in ("a", "b"):
+                with first.open("a") as file:
+                    file.write(word)
+            first.replace(second)
+            with FileLock(Path(folder, "lock"), timeout=1):
+                return second.read_text() == "ab"
+    except (OSError, NotImplementedError, Timeout):
+        return False
+
 
 def on_zero_gpu(environment: Mapping[str, str]) -> bool:
     return _is_on(environment, "SPACES_ZERO_GPU")
 
 
 def serves_at(environment: Mapping[str, str]) -> tuple[str, str]:
-    """Host and port to serve at where no option says so: all addresses on a Space, else this
+    """Host and port to serve at where no option says so: every address of a Space, else this
     machine only."""
     if Space.from_environment(environment) is None:
         return "127.0.0.1", PORT
     return "0.0.0.0", environment.get("GRADIO_SERVER_PORT", "").strip() or PORT
 
 
-def _root(environment: Mapping[str, str]) -> tuple[Path | None, bool]:
-    """Where the runs go, and whether that outlives a restart of the Space."""
+def _volume(environment: Mapping[str, str]) -> Path | None:
     told = environment.get("GRPO_LAB_DATA_VOLUME", "").strip()
     volume = Path(told or VOLUME)
-    mounted = volume.is_dir() and os.access(volume, os.W_OK) and (
-        bool(told) or os.path.ismount(volume))
-    if home := environment.get("GRPO_LAB_HOME", "").strip():
-        folder = Path(home).expanduser().resolve()
-        inside = mounted and folder.is_relative_to(volume.resolve())
-        return folder, inside or any(os.path.ismount(path) for path in (folder, *folder.parents)
-                                     if path != path.parent)
-    return (volume / FOLDER, True) if mounted else (None, False)
+    return volume if volume.is_dir() and (told or os.path.ismount(volume)) else None
 
 
 def _is_on(environment: Mapping[str, str], name: str) -> bool:

@@ -2,6 +2,7 @@
 
 import contextlib
 import ipaddress
+import socket
 import time
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +20,9 @@ from lab.core.problems import BadSettings, LabError, RunError
 from lab.core.settings import Settings
 from lab.services import machine, models
 from lab.services.lab import Lab
+from lab.services.space import Space
 from lab.services.workspace import PROJECT
+from lab.ui import access
 from lab.ui.forms import REWARD_LIST, Form
 from lab.ui.tabs import compare, data, model, rewards, runs, start, train
 from lab.ui.theme import theme
@@ -27,6 +30,7 @@ from lab.ui.widgets import FREE, QUIET, explained, problems_html
 
 ASSETS = PROJECT / "assets"
 LARGEST_UPLOAD = "200mb"
+HUB = "https://huggingface.co"
 FACTS_AGE = 20.0  # seconds for which the facts of the machine are not looked at again
 
 
@@ -86,6 +90,7 @@ def build(lab: Lab) -> gr.Blocks:
             gr.HTML(f"<div class='brand'>{mark}<div><h1>GRPO Lab</h1><p>Teach a language model by "
                     "rewards, and watch it learn.</p></div></div>")
             chip = run_chip(lab)
+        visitors_cannot = access.build_notes(lab, page)
         with gr.Tabs(selected="start", elem_id="tabs") as tabs:
             with gr.Tab("Start", id="start", elem_id="tab-start") as tab_start:
                 on_start = start.build_tab(lab, form)
@@ -107,6 +112,8 @@ def build(lab: Lab) -> gr.Blocks:
         rewards.wire(on_rewards, form, [page.load, tab_rewards.select])
         compare.wire(on_compare, lab, form, page, tab_compare)
         runs.wire(on_runs, lab, form, page, tabs, tab_runs)
+        visitors_cannot(on_start.start, on_model.ask, on_compare.send, on_data.upload,
+                        on_data.read_columns, on_data.preview)
         _watch(page, lab, form, on_start, on_model, on_data, on_rewards)
         chip.select(lambda: gr.Tabs(selected="train"), outputs=tabs, **FREE)
         gr.on([page.load, tab_start.select, chip.change],
@@ -190,13 +197,16 @@ class SameSite:
 
     Allowed names are this machine's loopback and `host`; where `host` is every address (0.0.0.0),
     any plain IP address too, since a foreign page can point its own name at this machine but not
-    make the browser send an address; with `share`, the tunnel's names.
+    make the browser send an address; with `share`, the tunnel's names; on a Space, its own, and
+    pages of the Hub, which show it in a frame. A Space's visitors cannot upload either.
     """
 
-    def __init__(self, app: Callable, host: str, share: bool = False) -> None:
+    def __init__(self, app: Callable, host: str, share: bool = False,
+                 space: Space | None = None) -> None:
         self.app = app
         self.host = host
         self.share = share
+        self.space = space
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -206,12 +216,22 @@ class SameSite:
                    for name, value in scope["headers"] if name in (b"host", b"origin")}
         if not self.knows(headers.get("host", "")):
             refusal = PlainTextResponse("Invalid host header", 400)
-        elif (origin := headers.get("origin")) and urlsplit(origin).netloc != headers["host"]:
+        elif not self.trusts(headers.get("origin", ""), headers["host"]):
             refusal = PlainTextResponse("Requests from other pages are refused", 403)
+        elif (scope["path"].rstrip("/").endswith("/upload")
+              and not access.allows(scope.get("session") or {})):
+            refusal = PlainTextResponse("Only the owner of this Space may upload", 403)
         else:
             await self.app(scope, receive, send)
             return
         await refusal(scope, receive, send)
+
+    def trusts(self, origin: str, host_header: str) -> bool:
+        """Whether a request from this page is let through; none names the page of a plain one."""
+        if not origin or origin.partition("://")[2] == host_header:
+            return True
+        return self.space is not None and (
+            origin == HUB or origin in {f"https://{host}" for host in self.space.hosts})
 
     def knows(self, host_header: str) -> bool:
         try:
@@ -219,6 +239,9 @@ class SameSite:
         except ValueError:
             return False
         if name in ("localhost", "127.0.0.1", "::1", self.host):
+            return True
+        # The platform asks by an address or by the container's name whether the page is up.
+        if self.space and name in (*self.space.hosts, socket.gethostname().lower()):
             return True
         if self.share and name.endswith((".gradio.live", ".gradio.app")):
             return True
@@ -242,7 +265,8 @@ def launch(lab: Lab, host: str = "127.0.0.1", port: int = 7860, share: bool = Fa
             enable_monitoring=False, mcp_server=False, pwa=False, footer_links=[],
             max_file_size=LARGEST_UPLOAD, strict_cors=True, theme=theme(),
             css_paths=ASSETS / "style.css", favicon_path=ASSETS / "favicon.svg",
-            app_kwargs={"middleware": [Middleware(SameSite, host=host, share=share)]})
+            app_kwargs={"middleware": [Middleware(SameSite, host=host, share=share,
+                                                  space=access.here())]})
     except OSError as error:
         raise RunError(f"{host}:{port} cannot be used.", f"{error}",
                        f"Take another one, for example --port {port % 65535 + 1}.") from error

@@ -11,6 +11,7 @@ import gradio as gr
 from lab.core.problems import LabError, Problem, RunError, explain
 from lab.services.lab import Lab
 from lab.services.runs import Run
+from lab.ui.access import owner_only
 from lab.ui.forms import Form
 from lab.ui.talk import BASE, Talk, examples_of, has_adapter, newest_with_adapter, run_of
 from lab.ui.widgets import FREE, problem_in_place
@@ -142,6 +143,7 @@ def wire(tab: CompareTab, lab: Lab, form: Form, page: gr.Blocks, item: gr.Tab) -
         if event := stops.get(request.session_hash or ""):
             event.set()
 
+    @owner_only
     async def ask(question: str, reference: str, seed: float | None, turns: str, who_left: str,
                   at_left: str, who_right: str, at_right: str, request: gr.Request,
                   **sampling) -> AsyncIterator[dict]:

@@ -18,6 +18,7 @@ from lab.core.task import LEVELS
 from lab.services import datasets
 from lab.services.datasets import Split
 from lab.services.lab import Lab
+from lab.ui.access import owner_only
 from lab.ui.forms import Form
 from lab.ui.widgets import QUIET, explained, table_html
 
@@ -103,12 +104,14 @@ def wire(tab: DataTab, lab: Lab, form: Form) -> None:
                 columns_html(columns, question, answer)]
 
     @explained
+    @owner_only
     def take_upload(path: str) -> list:
         updates = mapped(Data(source="file", path=path))  # refuses what is no table
         updates[1] = str(keep_upload(Path(path), lab.workspace.make().uploads))
         return updates
 
     @explained
+    @owner_only
     def read_columns(**values) -> list:
         where = ("data.source", "data.path", "data.subset", "data.split")
         return mapped(Settings().with_values({key: values[key] for key in where}).data)
@@ -122,6 +125,7 @@ def wire(tab: DataTab, lab: Lab, form: Form) -> None:
                        outputs=[tab.preview, tab.counts, tab.row, tab.prompt, tab.lengths],
                        concurrency_id="preview", concurrency_limit=2, **QUIET)
     @explained
+    @owner_only
     async def preview(row: float | None, **values):
         idle = gr.Button("Preview", interactive=True)
         try:

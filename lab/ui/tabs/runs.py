@@ -18,6 +18,7 @@ from lab.core.settings import ALL, Settings
 from lab.services.export import adapter_zip, zip_name
 from lab.services.lab import Lab
 from lab.services.runs import Run
+from lab.ui.access import owner_only
 from lab.ui.forms import Form
 from lab.ui.talk import has_adapter
 from lab.ui.widgets import FREE, moved, problem_in_place, problems_html, table_html, when
@@ -159,6 +160,7 @@ def wire(tab: RunsTab, lab: Lab, form: Form, page: gr.Blocks, tabs: gr.Tabs, ite
   window.dispatchEvent(new CustomEvent('grpo-lab-show', {detail: id || ''}));
   return [id, other];
 }""")
+    @owner_only
     def resume(run_id: str, other: str) -> dict:
         try:
             lab.jobs.resume(run_id)
@@ -171,6 +173,7 @@ def wire(tab: RunsTab, lab: Lab, form: Form, page: gr.Blocks, tabs: gr.Tabs, ite
     tab.keep.click(lambda: gr.update(visible=False), outputs=tab.question, **FREE)
 
     @tab.really.click(inputs=[tab.run, tab.other], outputs=[*shown, tab.said], **FREE)
+    @owner_only
     def delete(run_id: str, other: str) -> dict:
         try:
             lab.jobs.delete(run_id)
@@ -185,6 +188,7 @@ def wire(tab: RunsTab, lab: Lab, form: Form, page: gr.Blocks, tabs: gr.Tabs, ite
     @tab.prepare.click(inputs=[tab.run, tab.checkpoint], outputs=[tab.download, tab.said],
                        trigger_mode="once", concurrency_id="export", concurrency_limit=1,
                        api_visibility="private", show_progress="minimal")
+    @owner_only
     def prepare(run_id: str, checkpoint: str) -> dict:
         try:
             folder = lab.workspace.run(run_id)  # an id that is looked up, never a path

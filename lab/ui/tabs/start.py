@@ -20,6 +20,7 @@ from lab.core.settings import ALL, Settings
 from lab.services import machine
 from lab.services.lab import Lab
 from lab.services.runs import Run
+from lab.ui.access import owner_only
 from lab.ui.forms import Form
 from lab.ui.widgets import QUIET, moved, number, problems_html, when
 
@@ -82,6 +83,7 @@ def wire(tab: StartTab, lab: Lab, form: Form, tabs: gr.Tabs) -> None:
     @tab.start.click(inputs=[tab.name], inputs_kwargs=form.inputs(),
                      outputs=[tab.start, tab.said, tab.runs, tabs],
                      trigger_mode="once", concurrency_id="start", concurrency_limit=1, **QUIET)
+    @owner_only
     async def start(name: str, **values) -> AsyncIterator[tuple]:
         wait = gr.Button("Starting …", interactive=False)
         yield wait, _said("Checking the settings"), gr.skip(), gr.skip()

@@ -6,6 +6,7 @@ import gradio as gr
 
 from lab.core.problems import LabError, RunError
 from lab.services.lab import Lab
+from lab.ui.access import owner_only
 from lab.ui.forms import Form
 from lab.ui.live import LiveView
 from lab.ui.widgets import FREE, problem_in_place
@@ -58,6 +59,7 @@ def build_tab(lab: Lab, form: Form) -> TrainTab:
         return {said: problem_in_place(None), **buttons(str(event._data.get("run") or ""))}
 
     @stop.click(inputs=run, outputs=[*shown, said], **FREE)
+    @owner_only
     def ask_to_stop(run_id: str) -> dict:
         return _try(lambda: lab.jobs.stop(run_id)) | buttons(run_id)
 
@@ -65,12 +67,14 @@ def build_tab(lab: Lab, form: Form) -> TrainTab:
     keep.click(lambda: gr.update(visible=False), outputs=question, **FREE)
 
     @sure.click(inputs=run, outputs=[*shown, said], **FREE)
+    @owner_only
     def stop_at_once(run_id: str) -> dict:
         return _try(lambda: lab.jobs.kill(run_id)) | buttons(run_id)
 
     @resume.click(inputs=[run, steps], outputs=[*shown, said], trigger_mode="once",
                   concurrency_id="start", concurrency_limit=1,
                   api_visibility="private", show_progress="hidden")
+    @owner_only
     def go_on(run_id: str, wanted: float | None) -> dict:
         return _try(lambda: lab.jobs.resume(run_id, _whole(wanted))) | buttons(run_id)
 
