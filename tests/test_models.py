@@ -1,6 +1,7 @@
 """What is known of a model: catalogue, folder, Hub cache; and what is said where nothing is."""
 
 import json
+import re
 
 import httpx
 import pytest
@@ -12,6 +13,7 @@ from lab.core.problems import BadModel, BadSettings
 from lab.core.settings import STARTER, Settings
 from lab.services import models
 from lab.services.models import ModelFacts, look_at
+from lab.ui.tabs import model
 
 LAPTOP = Machine("Linux", "3.12", 2, 8.0, 4.0, 10.0)
 CONFIG = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 96,
@@ -203,3 +205,36 @@ def test_a_gated_model_with_a_login_is_not_told_to_log_in(cache, monkeypatch):
     assert "log in" not in problem.next
     assert "https://huggingface.co/a/b" in problem.next
     assert "hf_not_a_real_one" not in str(problem)
+
+
+# what the Model & LoRA tab makes of it
+
+def test_the_panel_names_size_licence_and_weights():
+    panel = model.about_html(look_at(LLAMA))
+    for words in ("8.03 billion parameters", "5.7 GB in 4 bit, 16.1 GB in 16 bit",
+                  "Llama 3.1 Community", f"href='https://huggingface.co/{LLAMA}'", "Has one."):
+        assert words in panel
+    assert "href" not in model.about_html(look_at(STARTER))
+    assert "enable_thinking=False" in model.about_html(look_at("Qwen/Qwen3-4B"))
+
+
+def test_the_panel_of_an_unknown_model_says_that_it_is_unknown(cache):
+    assert "unknown until its config.json is downloaded" in model.about_html(look_at("a/b"))
+    assert "unknown until" in model.memory_html(None, [])
+
+
+def test_the_estimate_shows_its_parts_and_what_does_not_fit():
+    notebook = RECIPES["notebook"].settings()
+    for gb, level in ((80, "fits"), (11.8, "tight"), (9, "over")):
+        found = models.memory_of(notebook, with_gpu(gb))
+        shown = model.memory_html(found, models.model_problems(notebook, with_gpu(gb)))
+        assert f"class='memory {level}'" in shown
+        assert f"of {gb:.1f} GB of the GPU" in shown
+        assert all(part.name in shown for part in found.parts)
+        assert ("not fit in the memory" in shown) is (level != "fits")
+
+
+def test_names_of_others_never_become_markup():
+    facts = ModelFacts("<b>x</b>/y", "hub cache", licence="<i>z</i>", gated=True,
+                       note="<u>n</u>", in_4bit="<s>q</s>", chat_template=True)
+    assert not {"<b>", "<i>", "<u>", "<s>"} & set(re.findall(r"<\w+>", model.about_html(facts)))

@@ -128,7 +128,7 @@ def _watch(page: gr.Blocks, lab: Lab, form: Form, on_start: start.StartTab,
     """Keep problems, summaries and this browser's draft in step with the form."""
     facts = _Facts(lab.workspace.root)
     draft = gr.BrowserState(None, storage_key="grpo-lab-draft-1", secret="grpo-lab")
-    shown = [on_start.problems, on_start.summary, on_start.machine, on_model.derived,
+    shown = [on_start.problems, on_start.summary, on_start.machine, *on_model.live(),
              on_rewards.notes, draft, on_data.built_in, on_data.outside, on_data.mapping]
 
     @explained
@@ -158,7 +158,7 @@ def _watch(page: gr.Blocks, lab: Lab, form: Form, on_start: start.StartTab,
                     found.insert(0, error.problem)
             updates |= {on_start.summary: start.summary_html(settings, recipe),
                         on_start.machine: start.machine_html(facts(), settings),
-                        on_model.derived: model.derived_html(settings),
+                        **on_model.updates(settings, facts()),
                         draft: {"recipe": recipe, "settings": settings.to_dict()}}
         of_rewards = [p for p in found if p.field == REWARD_LIST]
         return updates | form.mark(found) | {

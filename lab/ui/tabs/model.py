@@ -1,17 +1,26 @@
-"""The Model & LoRA tab: which model learns, how it is trained; try the base model."""
+"""The Model & LoRA tab: which model learns, how it is trained, in what memory; try the base."""
 
 import threading
 from dataclasses import dataclass
+from html import escape
+from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
-from lab.core.catalog import MODELS, KnownModel
+from lab.core.catalog import MODELS
+from lab.core.machine import Machine
+from lab.core.memory import Estimate, weights_gb
+from lab.core.problems import LabError, Problem
 from lab.core.prompts import messages
 from lab.core.settings import Settings
+from lab.services import machine, models
 from lab.services.chat import Side
 from lab.services.lab import Lab
+from lab.services.models import ModelFacts
+from lab.ui.access import owner_only
 from lab.ui.forms import Form
-from lab.ui.widgets import FREE, QUIET, explained, streamed
+from lab.ui.widgets import FREE, QUIET, explained, problems_html, streamed
 
 GROUP_KEYS = ("train.num_generations", "train.prompts_per_step")
 FIRST_QUESTION = ("Ana has 12 apples. She buys 5 more and gives 4 to Ben. "
@@ -20,6 +29,9 @@ FIRST_QUESTION = ("Ana has 12 apples. She buys 5 more and gives 4 to Ben. "
 
 @dataclass
 class ModelTab:
+    about: gr.HTML
+    look_up: gr.Button
+    memory: gr.HTML
     derived: gr.HTML
     question: gr.Textbox
     ask: gr.Button
@@ -27,14 +39,33 @@ class ModelTab:
     answer: gr.Textbox
     facts: gr.HTML
 
+    def live(self) -> list[Component]:
+        """What follows every change of the form."""
+        return [self.about, self.look_up, self.memory, self.derived]
+
+    def updates(self, settings: Settings, machine: Machine) -> dict[Component, Any]:
+        try:
+            facts = models.look_at(settings.model.name)
+        except LabError:  # said at the field already
+            facts = None
+        return {self.about: about_html(facts) if facts else "",
+                self.look_up: gr.update(visible=facts is not None and not facts.source),
+                self.memory: memory_html(models.memory_of(settings, machine),
+                                         models.model_problems(settings, machine)),
+                self.derived: derived_html(settings)}
+
 
 def build_tab(lab: Lab, form: Form) -> ModelTab:
     with gr.Row(elem_classes="columns"):
         with gr.Column(scale=5, min_width=320):
             gr.HTML("<h2>Model</h2>")
             form.widget("model.name", allow_custom_value=True, choices=[
-                (f"{m.title} · {_licence(m)}", m.name) for m in MODELS])
+                (m.title, m.name) for m in MODELS])
+            about = gr.HTML(elem_id="model-about")
+            look_up = gr.Button("Look it up on the Hub", size="sm", visible=False,
+                                elem_id="model-look-up")
             form.group("model")
+            memory = gr.HTML(elem_id="model-memory")
             gr.HTML("<h2>LoRA</h2>")
             form.group("lora")
             with gr.Accordion("How it learns", open=True, elem_id="how-it-learns"):
@@ -56,7 +87,7 @@ def build_tab(lab: Lab, form: Form) -> ModelTab:
             answer = gr.Textbox(label="Answer of the base model", lines=9, max_lines=24,
                                 interactive=False, elem_id="try-answer", placeholder="Press Ask.")
             facts = gr.HTML(elem_id="try-facts")
-    return ModelTab(derived, question, ask, stop, answer, facts)
+    return ModelTab(about, look_up, memory, derived, question, ask, stop, answer, facts)
 
 
 def wire(tab: ModelTab, lab: Lab, form: Form) -> None:
@@ -66,6 +97,7 @@ def wire(tab: ModelTab, lab: Lab, form: Form) -> None:
                    outputs=[tab.answer, tab.facts, tab.ask, tab.stop],
                    concurrency_id="chat", concurrency_limit=1, trigger_mode="once", **QUIET)
     @explained
+    @owner_only
     async def ask(question: str, request: gr.Request, **values):
         stop = going[request.session_hash] = threading.Event()
         try:
@@ -86,6 +118,16 @@ def wire(tab: ModelTab, lab: Lab, form: Form) -> None:
             going.pop(request.session_hash, None)
         yield gr.skip(), gr.skip(), gr.update(interactive=True), gr.update(interactive=False)
 
+    @tab.look_up.click(inputs_kwargs=form.inputs(), outputs=[tab.about, tab.look_up, tab.memory],
+                       **FREE)
+    @explained
+    @owner_only
+    def look_up(**values):
+        settings = form.read(values)
+        facts = models.look_at(settings.model.name, fetch=True)
+        updates = tab.updates(settings, machine.look(lab.workspace.root))
+        return about_html(facts), updates[tab.look_up], updates[tab.memory]
+
     # Not `cancels`: the answer must end by itself, so that its buttons come back in order.
     @tab.stop.click(**FREE)
     def stop(request: gr.Request) -> None:
@@ -93,8 +135,58 @@ def wire(tab: ModelTab, lab: Lab, form: Form) -> None:
             event.set()
 
 
-def _licence(model: KnownModel) -> str:
-    return f"{model.licence}{', to be accepted on its page first' if model.gated else ''}"
+def about_html(facts: ModelFacts) -> str:
+    """What is known of the model, under its field."""
+    if not facts.source:
+        return ("<p class='help'>Size and memory of this model are unknown until its config.json "
+                "is downloaded.</p>")
+    rows = []
+    if facts.parameters:
+        rows.append(("Size", f"{_millions(facts.parameters)} parameters"))
+    if facts.shape:
+        rows.append(("Weights", f"{_gb(weights_gb(facts.shape, True))} in 4 bit, "
+                     f"{_gb(weights_gb(facts.shape, False))} in 16 bit"))
+    if facts.longest:
+        rows.append(("Longest sequence", f"{facts.longest:,} tokens"))
+    if facts.licence or facts.gated:
+        page = models.page_of(facts.name)
+        gate = (f", to be accepted on <a href='{escape(page)}' target='_blank' rel='noreferrer'>"
+                "its page</a> first" if facts.gated else "")
+        rows.append(("Licence", f"{escape(facts.licence) or 'its owner&#39;s'}{gate}"))
+    if facts.in_4bit and facts.in_4bit != facts.name:
+        rows.append(("In 4 bit on the Hub", escape(facts.in_4bit)))
+    if facts.chat_template is not None:
+        note = facts.note or ("Has one." if facts.chat_template else "Has none: a base model.")
+        rows.append(("Chat template", escape(note)))
+    elif facts.note:
+        rows.append(("Note", escape(facts.note)))
+    listed = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows)
+    return f"<div class='about'><dl>{listed}</dl></div>"
+
+
+def memory_html(found: Estimate | None, problems: list[Problem]) -> str:
+    """The estimated peak, what it is made of, and what speaks against this model here."""
+    against = problems_html(problems)
+    if found is None:
+        return ("<div class='memory'><p>Estimated memory: unknown until the model's config.json "
+                f"is here.</p>{against}</div>")
+    of = "of the GPU" if found.on_gpu else "of this machine"
+    share = min(100.0, 100 * found.total_gb / found.memory_gb)
+    level = "fits" if found.fits_well else "tight" if found.fits else "over"
+    parts = "".join(f"<dt>{escape(p.name)}</dt><dd>{_gb(p.gb)}</dd>" for p in found.parts)
+    return (f"<div class='memory {level}'><p>Estimated memory: <b>{_gb(found.total_gb)}</b> of "
+            f"{_gb(found.memory_gb)} {of}</p><div class='meter' aria-hidden='true'>"
+            f"<i style='width:{share:.1f}%'></i></div><details><summary>What it is made of"
+            f"</summary><dl>{parts}</dl></details>{against}</div>")
+
+
+def _millions(parameters: float) -> str:
+    return f"{parameters / 1000:.3g} billion" if parameters >= 1000 else f"{parameters:.3g} million"
+
+
+def _gb(size: float) -> str:
+    return f"{size:.0f} GB" if size >= 100 else f"{size:.1f} GB" if size >= 0.1 else (
+        f"{1000 * size:.0f} MB")
 
 
 def derived_html(settings: Settings) -> str:
