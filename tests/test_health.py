@@ -119,7 +119,7 @@ def test_doctor_tells_of_gpu_stack_engine_and_problems(tmp_path):
     assert plain.returncode == 0  # warnings do not fail: the CPU trains
     assert "driver 535.0 (580 or newer is needed)" in plain.stdout
     assert "cpu, because the NVIDIA driver is 535.0" in plain.stdout
-    assert "TRL on the CPU" in plain.stdout
+    assert "TRL on the CPU, because the stack is cpu" in plain.stdout
     assert "warning: The NVIDIA driver 535.0 is too old" in plain.stderr
     assert "vllm (process 1, 21.0 GB)" in plain.stderr
     told = json.loads(doctor("--json").stdout.splitlines()[-1])

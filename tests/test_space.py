@@ -35,8 +35,9 @@ OAUTH = {"OAUTH_CLIENT_ID": "id", "OAUTH_CLIENT_SECRET": "secret",
          "OAUTH_SCOPES": "openid profile", "OPENID_PROVIDER_URL": "https://huggingface.co"}
 OWN = ("GRPO_LAB_HOME", "GRPO_LAB_OPEN", "GRPO_LAB_DATA_VOLUME", "SPACES_ZERO_GPU", *OAUTH)
 REFUSAL = "Only ana, who owns this Space, may do that."
-GUARDED = ("start", "try-ask", "upload", "read-columns", "preview", "stop", "stop-now-yes",
-           "resume", "compare-send", "runs-resume", "runs-delete-yes", "runs-prepare")
+GUARDED = ("start", "model-look-up", "try-ask", "upload", "read-columns", "preview", "stop",
+           "stop-now-yes", "resume", "compare-send", "runs-resume", "runs-delete-yes",
+           "runs-prepare")
 
 can_sign_in = pytest.mark.skipif(bool(access.missing_packages()),
                                  reason="needs gradio[oauth], which a Space installs")

@@ -10,6 +10,7 @@ from lab.core.engines import (
 )
 from lab.core.machine import Gpu, Machine
 from lab.core.problems import Problem
+from lab.core.settings import CPU
 
 NEEDED = ("torch", "transformers", "trl", "peft", "datasets", "gradio")  # by every run
 FREE_DISK_GB = 20  # below it a model of 8B and what its engines compile may not fit
@@ -95,7 +96,9 @@ def gpu_line(gpu: Gpu) -> str:
 def engine_lines(ladder: Ladder) -> list[tuple[str, str]]:
     """(label, text): the engine that trains and why, and those that are left out and why."""
     first, *rest = ladder.tried
-    text = f"{TITLES[first.value]}, because {first.why}"
+    # Why it is the cpu stack stands in the line above.
+    why = "the stack is cpu" if first.value == CPU else first.why
+    text = f"{TITLES[first.value]}, because {why}"
     if rest:
         text += f"; if it cannot, {', then '.join(TITLES[one.value] for one in rest)}"
     return [("Engine", text), *(("Not tried", f"{TITLES[one.value]}, because {one.why}")

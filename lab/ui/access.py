@@ -152,8 +152,8 @@ def notes(space: Space, lab: Lab) -> list[str]:
     found = []
     stack = choose_stack("auto", machine.look(lab.workspace.root))
     if stack.value == "cpu":
-        change = (f"choose one under <a href='{escape(space.page)}/settings'>Settings</a>, Hardware"
-                  ", or duplicate the Space")
+        settings = _link(f"{space.page}/settings", "Settings")
+        change = f"choose one under {settings}, Hardware, or duplicate the Space"
         found.append("<b>This Space trains on the CPU</b>, because " + escape(stack.why) +
                      ". The starter recipe learns here in some minutes; recipes for larger models "
                      f"need a GPU that is yours: {change}.")
@@ -164,6 +164,11 @@ def notes(space: Space, lab: Lab) -> list[str]:
     return found
 
 
+def _link(address: str, text: str) -> str:
+    # In a tab of its own: the Hub does not let itself be shown inside its own frame.
+    return f"<a href='{escape(address)}' target='_blank' rel='noreferrer'>{text}</a>"
+
+
 def who_html(space: Space, session: Mapping[str, Any]) -> str:
     """What who is here may do, and why."""
     if space.open:
@@ -172,7 +177,7 @@ def who_html(space: Space, session: Mapping[str, Any]) -> str:
         said = f"{_who(session)} You can train here."
     else:
         owner = f"<b>{escape(space.owner)}</b>"
-        copy = f"<a href='{escape(space.page)}?duplicate=true'>a copy of your own</a>"
+        copy = _link(f"{space.page}?duplicate=true", "a copy of your own")
         said = (f"{escape(_who(session))} You can look at everything. Only {owner}, who owns this "
                 "Space, can start, stop, resume, delete and export runs, load data and ask a "
                 f"model, since they use a machine that {owner} pays for. To train, make {copy}.")
