@@ -1,10 +1,21 @@
 """What cannot work, found before the start: settings and the machine's facts -> problems."""
 
-from lab.core.engines import choose_stack
+from lab.core.engines import TITLES, choose_engines, choose_stack
 from lab.core.machine import Machine
 from lab.core.problems import Problem
 from lab.core.rewards.registry import REWARDS
-from lab.core.settings import ALL, STARTER, Settings, problem_of, setting_named
+from lab.core.settings import (
+    ALL,
+    STARTER,
+    TRL,
+    TRL_VLLM,
+    UNSLOTH,
+    Settings,
+    problem_of,
+    setting_named,
+)
+
+HOTTEST = 2.0  # temperature that vLLM takes
 
 ADVISED_ROWS = 500  # the classic notebook advises at least so many before judging a run
 
@@ -62,6 +73,84 @@ def gpu_settings_have_a_gpu(settings: Settings, machine: Machine) -> list[Proble
             for is_on, name, key, value in wanted if is_on]
 
 
+def engine_is_possible(settings: Settings, machine: Machine) -> list[Problem]:
+    """On a GPU: an engine that was asked for by name and cannot be had is an error."""
+    ladder = choose_engines(settings, machine)
+    wanted = settings.hardware.engine
+    if choose_stack(settings.hardware.stack, machine).value == "cpu":
+        if wanted == "auto":
+            return []
+        return [Problem(f"{TITLES[wanted]} needs a GPU.", f"The stack is 'cpu', because "
+                        f"{ladder.first.why}.", "Set 'Engine' to auto.", field="hardware.engine")]
+    reasons = {choice.value: choice.why for choice in ladder.skipped}
+    if wanted in reasons:
+        return [Problem(f"{TITLES[wanted]} cannot be used.", f"{reasons[wanted]}.",
+                        "Set 'Engine' to auto, or change that.", field="hardware.engine")]
+    if settings.lora.gradient_checkpointing == "unsloth" and ladder.first.value != UNSLOTH:
+        return [Problem("Unsloth's gradient checkpointing is Unsloth's own.",
+                        f"{TITLES[ladder.first.value]} trains this run and uses the plain one.",
+                        field="lora.gradient_checkpointing", level="warning")]
+    return []
+
+
+def vllm_can_draw(settings: Settings, machine: Machine) -> list[Problem]:
+    if choose_engines(settings, machine).first.value not in (UNSLOTH, TRL_VLLM):
+        return []
+    if settings.train.temperature <= HOTTEST:
+        return []
+    return [Problem("The rollout temperature is too high for vLLM.",
+                    f"It draws at {HOTTEST:g} at most, not {settings.train.temperature:g}.",
+                    f"Set it to {HOTTEST:g} or less, or 'Fast inference (vLLM)' to off.",
+                    field="train.temperature")]
+
+
+def processes_can_share(settings: Settings, machine: Machine) -> list[Problem]:
+    """Several GPUs or hosts: whole groups for each process, and what a launch needs."""
+    hardware, found = settings.hardware, []
+    processes = hardware.processes()
+    if processes == 1:
+        return []
+    if settings.train.prompts_per_step % processes:
+        found.append(Problem(
+            "The questions of a step cannot be shared out.",
+            f"{settings.train.prompts_per_step} questions over {processes} processes.",
+            f"Set 'Questions per step' to a multiple of {processes}.",
+            field="train.prompts_per_step"))
+    stack = choose_stack(hardware.stack, machine)
+    if stack.value == "gpu" and hardware.num_processes > len(machine.gpus):
+        found.append(Problem(
+            f"There are not {hardware.num_processes} GPUs here.",
+            f"{len(machine.gpus)} are visible.", f"Set 'GPUs' to {len(machine.gpus)}.",
+            field="hardware.num_processes"))
+    if hardware.num_machines > 1 and not hardware.main_process_ip.strip():
+        found.append(Problem("The first host has no address.", "The other hosts must find it.",
+                             "Fill in 'Address of the first host'.",
+                             field="hardware.main_process_ip"))
+    if hardware.sharding != "ddp" and settings.model.load_in_4bit:
+        found.append(Problem("A base in 4 bit cannot be cut over several GPUs here.",
+                             "It is small: each GPU can hold the whole of it.",
+                             "Set 'Over several GPUs' to ddp, or load in 16 bit.",
+                             field="hardware.sharding"))
+    return found
+
+
+def server_is_named(settings: Settings, machine: Machine) -> list[Problem]:
+    hardware = settings.hardware
+    if hardware.vllm_mode != "server" or hardware.engine == TRL:
+        return []
+    found = []
+    host, _, port = hardware.vllm_server.rpartition(":")
+    if not host or not port.isdecimal():
+        found.append(Problem("The vLLM server cannot be reached under that name.",
+                             f"{hardware.vllm_server!r} is not host:port.",
+                             "Write it as 127.0.0.1:8000.", field="hardware.vllm_server"))
+    if hardware.engine != TRL_VLLM:
+        found.append(Problem("Only TRL + vLLM uses a vLLM server.", "Unsloth has vLLM inside.",
+                             "Set 'Engine' to trl-vllm, or 'vLLM runs' to colocate.",
+                             field="hardware.vllm_mode"))
+    return found
+
+
 def rewards_have_their_columns(settings: Settings, machine: Machine) -> list[Problem]:
     if settings.data.answer_column or settings.data.source in ("word-problems", "gsm8k"):
         return []
@@ -99,4 +188,5 @@ def reporter_is_installed(settings: Settings, machine: Machine) -> list[Problem]
 
 
 CHECKS = (each_setting, model_is_named, lengths_fit, gpu_settings_have_a_gpu,
+          engine_is_possible, vllm_can_draw, processes_can_share, server_is_named,
           rewards_have_their_columns, source_is_complete, reporter_is_installed)

@@ -111,6 +111,8 @@ TRANSLATIONS = (
                 "torch cannot use the GPU.", "No CUDA device is visible to it.",
                 "See to the driver (`python -m lab doctor`) and to CUDA_VISIBLE_DEVICES, or set "
                 "'Stack' to cpu.", "no_gpu"),
+    Translation(("VLLMValidationError",), r"", "vLLM refuses this question.", "",
+                "Change the sampling, or ask something shorter."),
     Translation((), r"No adapter found for|LoRAAdapterNotFoundError", "The adapter was not found.",
                 "Its folder is gone, or not written yet.", "Choose another checkpoint."),
     Translation((), r"LoRA rank \d+ is greater than max_lora_rank", "This adapter's rank is higher "

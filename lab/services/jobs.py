@@ -11,16 +11,18 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import psutil
 from filelock import FileLock, Timeout
 
 from lab.core import checks, engines, events
 from lab.core.machine import Choice, Machine
-from lab.core.problems import BadData, BadSettings, RunError
+from lab.core.memory import Cure, cures, estimate
+from lab.core.problems import BadData, BadSettings, LabError, Problem, RunError
 from lab.core.settings import CPU, Settings
 from lab.services import datasets, machine
-from lab.services.models import model_folder
+from lab.services.models import look_at, model_folder, model_problems
 from lab.services.runs import (
     NOW,
     Run,
@@ -37,14 +39,22 @@ QUIET = {  # no pings, no network for what is here, no progress bars in logs
     "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1",
 }
+# Changes of memory and place alone: the same answers are learnt from in the same way.
+SAME_LEARNING = {"train.answers_at_once", "lora.gradient_checkpointing",
+                 "hardware.gpu_memory_utilization"}
+OFFERED = 3  # cures that are offered after a lack of memory
+LESS = 0.9  # of the estimate of what ran out of memory: what a cure must stay below
 NEEDED_GB = 0.2  # of disk before a start: a few checkpoints of a small adapter
 
 
 class Jobs:
     """The runs of one workspace as work: start, stop, resume, follow."""
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(self, workspace: Workspace, free_gpu: Callable[[], None] = lambda: None) -> None:
+        """`free_gpu` is called before a run takes a GPU: what else of the lab holds its memory
+        must end, for vLLM cannot start beside a process that gives memory back."""
         self.workspace = workspace
+        self.free_gpu = free_gpu
         self.runs = Runs(workspace)
         self.watched: dict[str, threading.Thread] = {}
 
@@ -79,8 +89,58 @@ class Jobs:
             self._launch(folder)
         return folder
 
-    def resume(self, run_id: str, steps: int | None = None) -> RunFolder:
-        """Go on from the newest checkpoint, up to `steps` in all. Raises RunError."""
+    def ask(self, run_id: str, question: str, seed: int = 0) -> str:
+        """Ask a run that trains: its worker answers at the end of the step, with and without the
+        adapter. Returns the name under which the `answered` event comes. Raises RunError."""
+        folder = self.workspace.run(run_id)
+        if not question.strip():
+            raise RunError("There is no question.", next="Type one.")
+        if worker_of(folder) is None:
+            raise RunError(f"Run {run_id} is not training.", "Only its worker could answer.",
+                           "Ask it under Compare.")
+        folder.asks.mkdir(exist_ok=True)
+        name = f"{time.time_ns()}"
+        _write(folder.asks / f"{name}.json", {"question": question.strip(), "seed": seed})
+        return name
+
+    def offers(self, run_id: str) -> list[Cure]:
+        """Changes with which a run that ran out of memory would fit, those that cost least first.
+
+        Where the estimate said that it fits, the estimate was wrong: it is taken to be as much
+        too low as it must be.
+        """
+        run = self.runs.get(run_id)
+        if run.problem is None or run.problem.kind != "out_of_memory" or run.settings is None:
+            return []
+        try:
+            shape = look_at(run.settings.model.name).shape
+        except LabError:
+            return []
+        if shape is None:
+            return []
+        facts = machine.look(self.workspace.root)
+        engine = engines.choose_engines(run.settings, facts).first.value
+        there = facts.gpus[0].memory_gb if engine != CPU else facts.memory_gb
+        needed = estimate(shape, run.settings, engine, there).total_gb
+        return cures(shape, run.settings, engine, min(there, LESS * needed))[:OFFERED]
+
+    def start_again(self, run_id: str, changes: dict[str, Any]) -> RunFolder:
+        """Go on with these settings changed: from the newest checkpoint where the changes leave
+        the learning as it is, else in a new run. Raises a LabError."""
+        run = self.runs.get(run_id)
+        if run.settings is None:
+            raise RunError(run.problem.what, run.problem.why, run.problem.next)
+        if run.folder.checkpoints() and set(changes) <= SAME_LEARNING:
+            return self.resume(run_id, changes=changes)
+        name = str(read_record(run.folder).get("name", ""))
+        return self.start(run.settings.with_values(changes), name)
+
+    def resume(self, run_id: str, steps: int | None = None,
+               changes: dict[str, Any] | None = None) -> RunFolder:
+        """Go on from the newest checkpoint, up to `steps` in all. Raises RunError.
+
+        `changes` are settings that do not change what is learnt, such as `answers_at_once`.
+        """
         folder = self.workspace.run(run_id)
         run = self.runs.get(run_id)
         if run.settings is None:
@@ -92,7 +152,7 @@ class Jobs:
             raise RunError(f"Run {run_id} has no checkpoint to resume from.",
                            "It ended before the first one was saved.",
                            "Start a new run with the same settings.")
-        settings = run.settings
+        settings = run.settings.with_values(changes or {})
         if steps is not None:
             settings = settings.with_values({"train.max_steps": steps})
         if settings.train.max_steps <= saved[-1]:
@@ -167,6 +227,8 @@ class Jobs:
             lock.release()
 
     def _launch(self, folder: RunFolder) -> None:
+        if read_record(folder)["plans"][0]["engine"] != CPU:
+            self.free_gpu()
         folder.control.unlink(missing_ok=True)
         with folder.log.open("ab") as log:
             process = subprocess.Popen(
@@ -205,14 +267,26 @@ def last_word_of(folder: RunFolder, log: RunLog, code: int) -> events.Failed:
     return events.Failed(log.steps[-1] if log.steps else 0, problem.what, why, problem.next)
 
 
+def speaks_against(settings: Settings, facts: Machine) -> list[Problem]:
+    """Every problem of these settings on this machine, the model's own too, errors first."""
+    found = checks.problems_of(settings, facts)
+    if any(p.field.startswith("model.") and p.level == "error" for p in found):
+        return found
+    try:
+        model_folder(settings)
+        found += model_problems(settings, facts)
+    except LabError as error:
+        found.append(error.problem)
+    return sorted(found, key=lambda p: p.level != "error")
+
+
 def refuse(settings: Settings, facts: Machine) -> None:
     """Raise BadSettings with every error of these settings on this machine."""
-    wrong = checks.errors_of(settings, facts)
+    wrong = [p for p in speaks_against(settings, facts) if p.level == "error"]
     if wrong:
         first = wrong[0]
         more = " ".join(str(p) for p in wrong[1:])
         raise BadSettings(first.what, first.why, f"{first.next} {more}".strip(), first.field)
-    model_folder(settings)
     if facts.free_disk_gb < NEEDED_GB:
         raise RunError("The disk is full.", f"{facts.free_disk_gb} GB are free where runs are "
                        "kept.", "Free some space, or give another root with --root.")

@@ -20,5 +20,6 @@ class Lab:
     @classmethod
     def at(cls, root: Path | str | None = None, allow_code: bool = False) -> "Lab":
         workspace = Workspace(root)
-        jobs = Jobs(workspace)
-        return cls(workspace, jobs, jobs.runs, Chat(workspace), allow_code)
+        chat = Chat(workspace)
+        jobs = Jobs(workspace, free_gpu=chat.close)
+        return cls(workspace, jobs, jobs.runs, chat, allow_code)

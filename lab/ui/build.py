@@ -14,11 +14,10 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
 
 from lab.core.catalog import RECIPES
-from lab.core.checks import problems_of
 from lab.core.machine import Machine
-from lab.core.problems import BadSettings, LabError, RunError
+from lab.core.problems import BadSettings, RunError
 from lab.core.settings import Settings
-from lab.services import machine, models
+from lab.services import jobs, machine
 from lab.services.lab import Lab
 from lab.services.space import Space
 from lab.services.workspace import PROJECT
@@ -150,12 +149,7 @@ def _watch(page: gr.Blocks, lab: Lab, form: Form, on_start: start.StartTab,
         updates = on_data.visible_for(values["data.source"])
         if not found:
             settings = form.read(values)
-            found = problems_of(settings, facts())
-            if not any(p.field.startswith("model.") for p in found):
-                try:
-                    models.model_folder(settings)
-                except LabError as error:
-                    found.insert(0, error.problem)
+            found = jobs.speaks_against(settings, facts())
             updates |= {on_start.summary: start.summary_html(settings, recipe),
                         on_start.machine: start.machine_html(facts(), settings),
                         **on_model.updates(settings, facts()),
