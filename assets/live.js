@@ -151,7 +151,7 @@ function show() {
   live.dataset.status = root.dataset.status = status;
   root.dataset.step = state.step ?? 0; root.dataset.run = run;
   set('.word', status === 'starting' && state.phase ? sentence(state.phase) : WORDS[status] || status);
-  set('.about', run ? [detail.model, detail.stack && `on the ${detail.stack} stack, because ${detail.why}`].filter(Boolean).join(' · ') : '');
+  set('.about', run ? [detail.model, detail.engine, detail.stack && `on the ${detail.stack} stack, because ${detail.why}`].filter(Boolean).join(' · ') : '');
   const bar = $('.bar'), value = Math.round(share * 100);
   bar.setAttribute('aria-valuenow', value);
   bar.setAttribute('aria-valuetext', run ? `step ${state.step} of ${state.steps}` : 'no run');
@@ -181,6 +181,8 @@ function showFigures(going) {
     ['Answer length', length == null ? '–' : short(newest(length)), 'tokens'],
     ['Cut answers', cut == null ? '–' : percent(newest(cut)), ''],
     ['Dead groups', percent(dead), '']];
+  const gpu = lineOf('gpu');
+  if (gpu != null) figures.push(['GPU memory', short(newest(gpu)), 'GB']);
   if (box.children.length !== figures.length) {
     box.replaceChildren(...figures.map(([name]) => h('div', {}, h('dt', {}, name), h('dd', {}, h('span'), h('small')))));
   }

@@ -110,3 +110,17 @@ def test_the_merged_copy_follows_the_adapter(starter, tuned):
         copy.refresh()
         assert not torch.allclose(copy.model(ids).logits, before, atol=1e-3)
         assert torch.allclose(copy.model(ids).logits, tuned(ids).logits, atol=1e-4)
+
+
+def test_what_vllm_gets_is_base_plus_adapter_and_the_base_stays_as_it_was(tuned):
+    from lab.backends.engine_vllm import merged_parameters
+
+    before = {name: weight.clone() for name, weight in tuned.named_parameters()}
+    sent = dict(merged_parameters(tuned))
+    again = dict(merged_parameters(tuned))
+    assert all(torch.equal(before[name], weight) for name, weight in tuned.named_parameters())
+    assert all(torch.equal(sent[name], again[name]) for name in sent)
+    merged = dict(tuned.merge_and_unload().named_parameters())
+    assert set(sent) == set(merged)
+    for name, weight in merged.items():
+        torch.testing.assert_close(sent[name], weight)

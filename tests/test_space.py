@@ -37,7 +37,7 @@ OWN = ("GRPO_LAB_HOME", "GRPO_LAB_OPEN", "GRPO_LAB_DATA_VOLUME", "SPACES_ZERO_GP
 REFUSAL = "Only ana, who owns this Space, may do that."
 GUARDED = ("start", "model-look-up", "try-ask", "upload", "read-columns", "preview", "stop",
            "stop-now-yes", "resume", "compare-send", "runs-resume", "runs-delete-yes",
-           "runs-prepare")
+           "runs-prepare", "ask-run-send", "offer-0")
 
 can_sign_in = pytest.mark.skipif(bool(access.missing_packages()),
                                  reason="needs gradio[oauth], which a Space installs")

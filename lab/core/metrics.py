@@ -67,6 +67,7 @@ class Chart:
     help: str
     percent: bool = False
     band: tuple[str, str] | None = None  # metrics of the lower and upper edge
+    optional: bool = False  # drawn only where the run has such a metric
 
 
 CHARTS = (
@@ -82,6 +83,11 @@ CHARTS = (
     Chart("lr", "Learning rate", ("learning_rate",), "Follows the schedule."),
     Chart("kl", "KL", ("kl",), "Distance from the base model; drawn when its weight (beta) is "
           "above 0."),
+    Chart("entropy", "Entropy", ("entropy", "entropy/sampled"), "How open the choice of the next "
+          "token is. Near 0 the answers of a group become alike. 'Sampled' is estimated from the "
+          "drawn tokens.", optional=True),
+    Chart("gpu", "GPU memory", ("gpu/memory_gb",), "The most that was in use on the GPU, by "
+          "whatever runs there, in GB.", optional=True),
 )
 
 

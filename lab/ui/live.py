@@ -13,6 +13,7 @@ from typing import Any
 import gradio as gr
 import plotly
 
+from lab.core.engines import TITLES
 from lab.core.metrics import CHARTS, Chart, names_in
 from lab.core.problems import LabError, Problem, explain
 from lab.core.rewards.registry import REWARDS
@@ -144,6 +145,7 @@ class Feed:
             "notices": [{"level": n.level, "text": n.text} for n in log.notices[-20:]],
             "errors": {name: count for name, count in reward_errors(log).items() if count},
             "stack": str(stack.get("value", "")), "why": str(stack.get("why", "")),
+            "engine": engine_of(log),
             "model": settings.model.name if settings else "",
             "answers": settings.train.answers_per_step() if settings else 0,
             "reward_first": _finite(run.reward_first),
@@ -151,10 +153,18 @@ class Feed:
         }
 
 
+def engine_of(log: RunLog) -> str:
+    """What trains this run, in words; empty before the trainer stands."""
+    facts = log.started.facts if log.started else {}
+    title = TITLES.get(str(facts.get("engine", "")), "")
+    gpu = facts.get("gpu")
+    return f"{title}, {gpu}" if title and isinstance(gpu, str) else title
+
+
 def charted(run: Run, log: RunLog) -> list[str]:
     """The metrics that the charts draw, in a fixed order: those of a row, after its step."""
     found: list[str] = []
-    for chart in _charts_of(run):
+    for chart in _charts_of(run, log):
         for name in (*(chart.band or ()), *names_in(chart, list(log.metrics))):
             if name in log.metrics and name not in found:
                 found.append(name)
@@ -164,7 +174,7 @@ def charted(run: Run, log: RunLog) -> list[str]:
 def charts(run: Run, log: RunLog, names: list[str]) -> list[dict]:
     """The charts as the browser draws them; numbers stand for places in `names`."""
     made = []
-    for chart in _charts_of(run):
+    for chart in _charts_of(run, log):
         lines = names_in(chart, names)
         band = ([names.index(edge) for edge in chart.band]
                 if chart.band and all(edge in names for edge in chart.band) else None)
@@ -175,9 +185,10 @@ def charts(run: Run, log: RunLog, names: list[str]) -> list[dict]:
     return made
 
 
-def _charts_of(run: Run) -> list[Chart]:
+def _charts_of(run: Run, log: RunLog) -> list[Chart]:
     beta = run.settings.train.beta if run.settings else 0.0
-    return [chart for chart in CHARTS if chart.key != "kl" or beta > 0]
+    return [chart for chart in CHARTS if (chart.key != "kl" or beta > 0)
+            and (not chart.optional or names_in(chart, list(log.metrics)))]
 
 
 def _label(metric: str) -> str:
@@ -188,7 +199,8 @@ def _label(metric: str) -> str:
     return {"groups/dead_right": "All right", "groups/dead_wrong": "All wrong",
             "reward/weighted": "Reward", "completions/mean_length": "Tokens",
             "completions/clipped_ratio": "Cut", "loss": "Loss", "learning_rate": "Learning rate",
-            "kl": "KL"}.get(metric, metric)
+            "kl": "KL", "entropy": "Entropy", "entropy/sampled": "Sampled",
+            "gpu/memory_gb": "GB in use"}.get(metric, metric)
 
 
 def reward_errors(log: RunLog) -> dict[str, int]:

@@ -1,15 +1,22 @@
 """The Train tab: the live view of a run, and the buttons that stop it and let it go on."""
 
+import contextlib
 from dataclasses import dataclass
 
 import gradio as gr
+import psutil
 
 from lab.core.problems import LabError, RunError
+from lab.services import machine
+from lab.services.jobs import OFFERED
 from lab.services.lab import Lab
 from lab.ui.access import owner_only
+from lab.ui.asking import asking_panel
 from lab.ui.forms import Form
 from lab.ui.live import LiveView
 from lab.ui.widgets import FREE, problem_in_place
+
+PATIENCE = 60.0  # seconds that a worker which has said its last word may take to end
 
 
 @dataclass
@@ -43,15 +50,22 @@ def build_tab(lab: Lab, form: Form) -> TrainTab:
                          min_width=150)
         keep = gr.Button("Keep training", elem_id="stop-now-no", scale=0, min_width=150)
     said = gr.HTML(elem_id="train-said", visible=False)
+    with gr.Column(visible=False, elem_id="offers", elem_classes="question") as offered:
+        gr.HTML("<p>With one of these changes it would fit:</p>")
+        offers = [gr.Button(visible=False, size="md", elem_id=f"offer-{place}")
+                  for place in range(OFFERED)]
     live = LiveView(lab)
+    gpu = gr.HTML(elem_id="gpu-memory", visible=False)
     run = gr.Textbox(visible="hidden", elem_id="shown-run", label="Run that is shown")
+    asking_panel(lab, run)
     tab = TrainTab(live, run, stop, kill, steps, resume, said)
 
     def buttons(run_id: str) -> dict:
         """How the buttons must stand for this run."""
-        return {run: run_id, question: gr.update(visible=False), **_buttons(lab, tab, run_id)}
+        return {run: run_id, question: gr.update(visible=False), **_buttons(lab, tab, run_id),
+                **_offers(lab, run_id, offered, offers)}
 
-    shown = [run, question, stop, kill, steps, resume]
+    shown = [run, question, stop, kill, steps, resume, offered, *offers]
 
     @live.run_state(outputs=[*shown, said], **FREE)
     def state(event: gr.EventData) -> dict:
@@ -77,6 +91,18 @@ def build_tab(lab: Lab, form: Form) -> TrainTab:
     @owner_only
     def go_on(run_id: str, wanted: float | None) -> dict:
         return _try(lambda: lab.jobs.resume(run_id, _whole(wanted))) | buttons(run_id)
+
+    for place, button in enumerate(offers):
+        @button.click(inputs=run, outputs=[*shown, said], trigger_mode="once",
+                      concurrency_id="start", concurrency_limit=1,
+                      api_visibility="private", show_progress="hidden")
+        @owner_only
+        def take(run_id: str, place: int = place) -> dict:
+            return _try(lambda: _take_offer(lab, run_id, place)) | buttons(run_id)
+
+    @live.run_state(outputs=gpu, **FREE)
+    def memory_in_use(event: gr.EventData) -> dict:
+        return _gpu_memory(lab, str(event._data.get("run") or ""))
 
     def _try(work) -> dict:
         try:
@@ -108,6 +134,41 @@ def _buttons(lab: Lab, tab: TrainTab, run_id: str) -> dict:
     more = planned if planned > saved[-1] else saved[-1] + planned
     return off | {tab.resume: gr.update(interactive=True),
                   tab.steps: gr.update(interactive=True, value=more)}
+
+
+def _offers(lab: Lab, run_id: str, box: gr.Column, buttons: list[gr.Button]) -> dict:
+    """What is offered after a lack of memory: one button for each change that would fit."""
+    try:
+        found = lab.jobs.offers(run_id)
+    except LabError:
+        found = []
+    updates: dict = {box: gr.update(visible=bool(found))}
+    for place, button in enumerate(buttons):
+        cure = found[place] if place < len(found) else None
+        updates[button] = gr.update(visible=cure is not None) if cure is None else gr.update(
+            visible=True, value=cure.sentence)
+    return updates
+
+
+def _take_offer(lab: Lab, run_id: str, place: int) -> None:
+    found = lab.jobs.offers(run_id)
+    if place >= len(found):
+        raise RunError("This offer is gone.", "The run or the machine has changed since.",
+                       "Look at the run again.")
+    lab.jobs.start_again(run_id, found[place].changes)
+
+
+def _gpu_memory(lab: Lab, run_id: str) -> dict:
+    """What the GPU holds now; after a run, once its processes have ended."""
+    with contextlib.suppress(LabError, psutil.Error):
+        if run_id and not lab.runs.get(run_id).is_active:
+            lab.jobs.wait(run_id, PATIENCE)
+    facts = machine.look(lab.workspace.root)
+    if not facts.gpus:
+        return gr.update(visible=False)
+    told = ", ".join(f"{gpu.memory_gb - gpu.free_gb:.1f} of {gpu.memory_gb:.0f} GB"
+                     for gpu in facts.gpus)
+    return gr.update(visible=True, value=f"<p class='facts'>GPU memory in use: {told}</p>")
 
 
 def _whole(number: float | None) -> int | None:
