@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import os
 import signal
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from lab.backends import phases
 from lab.core import checks, engines, events, problems
 from lab.core.catalog import RECIPES
 from lab.core.machine import Choice, Gpu, Machine
@@ -92,8 +94,8 @@ def test_cuda_graphs_are_made_where_the_run_is_long_enough_to_pay_for_them():
         settings = NOTEBOOK.with_values({k.replace("__", "."): v for k, v in changes.items()})
         return engines.plan_of(Choice(UNSLOTH, ""), settings)
 
-    long, short = graphs(train__max_steps=5000), graphs(train__max_steps=1)
-    assert long.cuda_graphs != "off" and short.cuda_graphs == "off"
+    long, some, short = (graphs(train__max_steps=steps) for steps in (5000, 50, 1))
+    assert [p.cuda_graphs for p in (long, some, short)] == ["full", "decode", "off"]
     assert graphs(train__max_steps=1, hardware__cuda_graphs="full").cuda_graphs == "full"
     assert any("CUDA graphs" in note for note in short.notes)
     assert not long.compile_loss and graphs(hardware__compile_loss="on").compile_loss
@@ -144,6 +146,8 @@ def test_to_answer_vllm_takes_what_is_free_and_says_so():
     shared = engines.plan_to_answer(NOTEBOOK, with_gpu(free_gb=30.0))
     assert shared.share * 150.8 < 30 and "120.8 GB are in use" in shared.notes[0]
     assert engines.plan_to_answer(NOTEBOOK, BARE).engine == CPU
+    starter = RECIPES["starter"].settings()
+    assert engines.plan_to_answer(starter, WITH_GPU).engine == TRL
 
 
 class OutOfMemoryError(RuntimeError):
@@ -189,6 +193,19 @@ def test_an_engine_that_died_is_explained_by_its_log():
     assert dead.kind == "engine_died"
     assert problems.explained_by_log(dead, log).kind == "out_of_memory"
     assert problems.explained_by_log(dead, "nothing known") == dead
+
+
+def test_what_vllm_is_busy_with_becomes_phases_each_once():
+    said = []
+    log = logging.getLogger("vllm.v1.worker.gpu_worker")
+    logging.getLogger("vllm").setLevel(logging.INFO)
+    with phases.of_vllm(said.append):
+        log.info("Compiling a graph for compile range (1, 8192) takes 10.79 s")
+        log.info("Compiling a graph for compile range (1, 16) takes 1.2 s")
+        log.info("Something else")
+        log.info("init engine (profile, create kv cache, warmup model) took 50.34 s")
+    log.info("Available KV cache memory: 27.65 GiB")
+    assert said == [events.Phase("Compiling for vLLM"), events.Phase("vLLM is ready")]
 
 
 # Attempts in real processes. This machine's engine is the CPU's; what is listed before it fails.

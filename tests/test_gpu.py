@@ -165,12 +165,11 @@ def test_in_4_bit_unsloth_uses_nf4(lab):
 
 def test_a_killed_worker_leaves_nothing_on_the_gpu(lab):
     folder = lab.jobs.start(settings_for(TRL, train__max_steps=500), "killed")
-    until_step(lab, folder, 3)
+    wait_for(lambda: folder.checkpoints(), "a checkpoint")
     pids = pids_of(folder)
     worker_of(folder).kill()
     assert lab.jobs.wait(folder.id).status == "failed"
     assert wait_for_release(pids), holders() & pids
-    assert folder.checkpoints()
 
 
 @pytest.mark.parametrize("engine", [TRL, TRL_VLLM])
@@ -185,6 +184,18 @@ def test_plain_trl_trains_stops_and_resumes(lab, engine):
     assert wait_for_release(pids)
     lab.jobs.resume(folder.id, run.step + 2)
     assert lab.jobs.wait(folder.id).status == "finished", folder.log.read_text()[-4000:]
+
+
+def test_without_vllm_the_gpu_answers_and_evaluates_too(lab):
+    folder = lab.jobs.start(settings_for(TRL, train__max_steps=2), "plain answers")
+    run = lab.jobs.wait(folder.id)
+    assert run.status == "finished", folder.log.read_text()[-4000:]
+    asked = messages(QUESTION, run.settings.data.system_prompt)
+    both = answers(lab, folder, [Side(asked), Side(asked, str(folder.adapter))])
+    assert both[0] and both[1]
+    assert lab.chat.adapter_effect(run.settings, folder.adapter, asked) > 0
+    lab.chat.close()
+    assert evaluate(run, n=8)["n"] == 8
 
 
 def test_held_out_questions_are_answered_through_vllm(lab, stopped):

@@ -73,8 +73,9 @@ class UnslothEngine(Engine):
         timed_generation(trainer, self.score)
 
     def facts(self) -> dict[str, Any]:
-        quantised = getattr(self.model.config, "quantization_config", None)
-        kind = getattr(quantised, "bnb_4bit_quant_type", None)
+        # Read off a weight: the configuration does not always say how they were loaded.
+        kind = next((weight.quant_state.quant_type for weight in self.model.parameters()
+                     if getattr(weight, "quant_state", None) is not None), None)
         return {"rollouts": "vLLM inside Unsloth", "vllm_share": self.plan.share,
                 "dtype": kind or str(self.model.dtype).removeprefix("torch."),
                 "compiled_loss": os.environ.get("UNSLOTH_COMPILE_DISABLE", "0") != "1",

@@ -10,7 +10,7 @@ from datasets import Dataset
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from lab.backends import gpu, plain
+from lab.backends import gpu, phases, plain
 from lab.backends.asking import Asking
 from lab.backends.engine import Engine
 from lab.backends.reporter import Reporter, together
@@ -36,7 +36,8 @@ def train(engine: Engine, settings: Settings, rows: list[dict], folder: Path, sa
         gpu.require()
     gauge = gpu.Gauge(on_gpu)
     say(events.Phase(f"Loading the model ({TITLES[engine.plan.engine]})"))
-    engine.load()
+    with phases.of_vllm(say):
+        engine.load()
     tokenizer = engine.tokenizer
     say(events.Phase("Preparing the prompts"))
     rows, too_long = fitting(rows, tokenizer, settings)
@@ -53,11 +54,13 @@ def train(engine: Engine, settings: Settings, rows: list[dict], folder: Path, sa
     score = Scoreboard(settings, tokenizer)
     torch.manual_seed(settings.lora.random_state)
     asked = arguments(settings, folder) | engine.arguments()
-    trainer = GRPOTrainer(
-        args=GRPOConfig(**asked), processing_class=tokenizer, reward_funcs=score.functions,
-        train_dataset=Dataset.from_list(
-            [{**row, "prompt": messages(row["question"], settings.data.system_prompt)}
-             for row in rows]), **engine.trainer_arguments(score))
+    prompts = Dataset.from_list(
+        [{**row, "prompt": messages(row["question"], settings.data.system_prompt)}
+         for row in rows])
+    with phases.of_vllm(say):
+        trainer = GRPOTrainer(
+            args=GRPOConfig(**asked), processing_class=tokenizer, reward_funcs=score.functions,
+            train_dataset=prompts, **engine.trainer_arguments(score))
     trainer.remove_callback(PrinterCallback)
     engine.bind(trainer)
     trainer.add_callback(Reporter(settings, folder, say, score, gauge, wants_stop,

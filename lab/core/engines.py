@@ -12,8 +12,12 @@ TITLES = {UNSLOTH: "Unsloth + vLLM", TRL_VLLM: "TRL + vLLM", TRL: "TRL on the GP
           CPU: "TRL on the CPU"}
 
 
-GRAPHS_COST = 27.0  # seconds that vLLM's torch.compile and CUDA graphs add to a cold start
-GRAPHS_GAIN = 0.004  # seconds that they save for each token of the longest answer
+# CUDA graphs, as measured on an H200 (docs/gpu.md). Of decoding alone they are captured in about
+# 5 s and save about 3 ms for each token of the longest answer; with torch.compile they cost 27 s
+# more on a cold start. What compiling saves beyond that was not measured: from so many tokens on
+# it is a hundredth of the run at most.
+GRAPHS_COST, GRAPHS_GAIN = 5.0, 0.003
+COMPILE_FROM = 100_000
 FREE_TO_TAKE = 0.9  # of the free memory of a GPU that is shared
 MOST_SEQUENCES = 255  # at once in vLLM; Unsloth takes 256 for "choose yourself"
 
@@ -125,7 +129,7 @@ def plan_of(choice: Choice, settings: Settings) -> Plan:
     if choice.value in (CPU, TRL):
         return Plan(choice.value, choice.why)
     graphs = _cuda_graphs(settings)
-    notes = [f"CUDA graphs are {graphs.value}, because {graphs.why}."]
+    notes = [f"CUDA graphs: {graphs.value}, because {graphs.why}."]
     loss = Choice("off", "only Unsloth compiles it")
     if choice.value == UNSLOTH:
         loss = _compiled_loss(settings)
@@ -141,8 +145,10 @@ def _cuda_graphs(settings: Settings) -> Choice:
     if wanted != "auto":
         return Choice(wanted, "it was asked for")
     tokens = settings.train.max_steps * settings.train.max_completion_length
+    if tokens >= COMPILE_FROM:
+        return Choice("full", f"with up to {tokens:,} tokens in a row a slow start does not matter")
     if tokens * GRAPHS_GAIN > GRAPHS_COST:
-        return Choice("full", f"with up to {tokens:,} tokens in a row they save more than the "
+        return Choice("decode", f"with up to {tokens:,} tokens in a row they save more than the "
                       f"{GRAPHS_COST:.0f} s they cost at the start")
     return Choice("off", f"up to {tokens:,} tokens in a row do not make up for the "
                   f"{GRAPHS_COST:.0f} s they cost at the start")
@@ -167,6 +173,8 @@ def plan_to_answer(settings: Settings, machine: Machine) -> Plan:
         return Plan(TRL, "vllm is not installed")
     if settings.hardware.engine == TRL:
         return Plan(TRL, "it was asked for")
+    if not settings.model.fast_inference:  # a small model answers before vLLM has started
+        return Plan(TRL, "'Fast inference (vLLM)' is off")
     gpu, wanted = machine.gpus[0], settings.hardware.gpu_memory_utilization
     share = min(wanted, round(FREE_TO_TAKE * gpu.free_gb / gpu.memory_gb, 3))
     notes = []
@@ -175,7 +183,7 @@ def plan_to_answer(settings: Settings, machine: Machine) -> Plan:
                      f"{gpu.memory_gb:.0f} GB, and {gpu.memory_gb - gpu.free_gb:.1f} GB are in use "
                      "by others.")
     graphs = settings.hardware.cuda_graphs
-    return Plan(TRL_VLLM, stack.why, share, "decode" if graphs in ("decode", "full") else "off",
+    return Plan(TRL_VLLM, stack.why, share, "off" if graphs == "off" else "decode",
                 notes=tuple(notes))
 
 

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lab.core import engines
-from lab.core.machine import Machine
 from lab.core.problems import BadModel, Problem, WorkFailed, explained_by_log
 from lab.core.settings import TRL_VLLM, Sampling, Settings
 from lab.services import machine, processes
@@ -62,7 +61,7 @@ class Chat:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
         self._process: subprocess.Popen | None = None
-        self._engine = ""
+        self._plan = engines.Plan("", "")
         self._replies: queue.Queue = queue.Queue()
         self._log = workspace.root / "chat.log"
         self._one_at_a_time = threading.Lock()
@@ -115,12 +114,8 @@ class Chat:
                    **request}
         with self._one_at_a_time:
             number = next(self._numbers)
-            facts = machine.look(self.workspace.root)
-            plan = engines.plan_to_answer(settings, facts)
-            process = self._worker(settings, facts, plan)
-            request["engine"] = engine_request(settings, plan)
-            for note in plan.notes:
-                say(note)
+            process = self._worker(settings, say)
+            request["engine"] = engine_request(settings, self._plan)
             finished = False
             try:
                 self._send(process, {"number": number, **request})
@@ -165,11 +160,17 @@ class Chat:
             raise WorkFailed("The answering worker ended.", str(error),
                              "Ask again: it is started anew.") from error
 
-    def _worker(self, settings: Settings, facts: Machine, plan: engines.Plan) -> subprocess.Popen:
+    def _worker(self, settings: Settings, say: Callable[[str], None]) -> subprocess.Popen:
+        """The worker that answers these settings. Its share of the GPU is settled at its start:
+        later, what it holds itself would count as in use by others."""
+        facts = machine.look(self.workspace.root)
+        plan = engines.plan_to_answer(settings, facts)
         if self._process is not None and self._process.poll() is None:
-            if self._engine == plan.engine:
+            if self._plan.engine == plan.engine:
                 return self._process
             self.close()
+        for note in plan.notes:
+            say(note)
         self.workspace.make()
         self._replies = queue.Queue()
         environment = worker_environment() | engines.environment(
@@ -181,7 +182,7 @@ class Chat:
                 env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
         threading.Thread(target=_pump, args=(process, self._replies), daemon=True,
                          name="chat replies").start()
-        self._process, self._engine = process, plan.engine
+        self._process, self._plan = process, plan
         return process
 
 

@@ -69,7 +69,7 @@ def settings_of(options: argparse.Namespace, model: Path, scratch: Path) -> Sett
         "model.name": str(model), "data.source": "word-problems", "data.rows": ROWS,
         "data.held_out": 0, "data.answer_extraction": "column",
         "train.max_steps": options.steps, "train.save_steps": 1_000_000,
-        "hardware.engine": "unsloth", "hardware.cuda_graphs": "on",
+        "hardware.engine": "unsloth", "hardware.cuda_graphs": "decode",
         "hardware.gpu_memory_utilization": options.share or share, **more})
     train = settings.train
     if options.answer and options.answer < train.max_completion_length:
