@@ -131,6 +131,20 @@ def test_several_processes_go_through_accelerate():
         assert part in told
 
 
+def test_what_has_to_be_started_elsewhere_is_named():
+    hosts = SIXTEEN_BIT.with_values({
+        "hardware.num_processes": 2, "hardware.num_machines": 2, "train.prompts_per_step": 4,
+        "hardware.main_process_ip": "10.0.0.1", "hardware.engine": TRL_VLLM,
+        "hardware.vllm_mode": "server", "hardware.vllm_server": "10.0.0.9:8001"})
+    plan = engines.plan_of(Choice(TRL_VLLM, ""), hosts)
+    (where, other), (served, server) = engines.commands_elsewhere(
+        "python", "/run", "owner/name", hosts, plan)
+    assert where == "on host 2" and other[other.index("--machine_rank") + 1] == "1"
+    assert "10.0.0.9" in served and server[:4] == ["trl", "vllm-serve", "--model", "owner/name"]
+    assert "8001" in server
+    assert engines.commands_elsewhere("python", "/run", "m", NOTEBOOK, plan) == []
+
+
 def test_the_answers_of_a_step_are_shared_out_evenly():
     train = Settings().with_values({"train.prompts_per_step": 6, "train.num_generations": 4,
                                     "train.answers_at_once": 5}).train

@@ -240,6 +240,20 @@ def launch_command(python: str, folder: str, settings: Settings, plan: Plan,
     return [python, "-m", "accelerate.commands.launch", *told, *worker]
 
 
+def commands_elsewhere(python: str, folder: str, model: str, settings: Settings,
+                       plan: Plan) -> list[tuple[str, list[str]]]:
+    """[(where, command)] of what has to be started besides the lab's own command."""
+    hardware = settings.hardware
+    found = [(f"on host {rank + 1}", launch_command(python, folder, settings, plan, rank))
+             for rank in range(1, hardware.num_machines)]
+    if hardware.vllm_mode == "server" and plan.engine == TRL_VLLM:
+        host, _, port = hardware.vllm_server.rpartition(":")
+        found.append((f"on {host}, on GPUs of its own, before the start",
+                      ["trl", "vllm-serve", "--model", model, "--port", port,
+                       "--max_model_len", str(settings.model.max_seq_length)]))
+    return found
+
+
 SHARDING = {
     "ddp": ("--multi_gpu",),
     "fsdp": ("--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy",

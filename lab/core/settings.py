@@ -168,7 +168,7 @@ class Train:
         Any divisor keeps TRL's rule: batch x accumulation x processes = answers per step, which
         is a multiple of the group size.
         """
-        own = self.answers_per_step() // processes
+        own = max(1, self.answers_per_step() // processes)
         return max(b for b in range(1, min(self.answers_at_once, own) + 1) if own % b == 0)
 
     def gradient_accumulation_steps(self, processes: int = 1) -> int:

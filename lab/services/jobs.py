@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -301,16 +302,20 @@ def record(settings: Settings, facts: Machine, name: str, notes: list[str],
     plans = [_plan(choice, settings, facts, folder, caches) for choice in ladder.tried]
     skipped = [f"{engines.TITLES[choice.value]} is not tried, because {choice.why}."
                for choice in ladder.skipped]
+    model = model_folder(settings)
+    elsewhere = [f"To be started {where}: {shlex.join(command)}" for where, command in
+                 engines.commands_elsewhere(sys.executable, str(folder.path), model, settings,
+                                            engines.plan_of(ladder.first, settings))]
     return {
         "format": 1, "name": name, "created": time.time(), "settings": settings.to_dict(),
         "effective": {
-            "model": model_folder(settings),
+            "model": model,
             "per_device_train_batch_size": train.per_device_train_batch_size(processes),
             "gradient_accumulation_steps": train.gradient_accumulation_steps(processes),
             "threads": settings.hardware.threads or facts.cores,
         },
         "stack": {"value": stack.value, "why": stack.why}, "plans": plans, "notes": notes,
-        "engine_notes": [*skipped, *plans[0]["plan"]["notes"]],
+        "engine_notes": [*skipped, *plans[0]["plan"]["notes"], *elsewhere],
         "versions": facts.packages, "python": facts.python, "system": facts.system,
     }
 

@@ -1,5 +1,6 @@
 """The Model & LoRA tab: which model learns, how it is trained, in what memory; try the base."""
 
+import shlex
 import threading
 from dataclasses import dataclass
 from html import escape
@@ -8,6 +9,7 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from lab.core import engines
 from lab.core.catalog import MODELS
 from lab.core.machine import Machine
 from lab.core.memory import Estimate, weights_gb
@@ -52,7 +54,7 @@ class ModelTab:
                 self.look_up: gr.update(visible=facts is not None and not facts.source),
                 self.memory: memory_html(models.memory_of(settings, machine),
                                          models.model_problems(settings, machine)),
-                self.derived: derived_html(settings)}
+                self.derived: derived_html(settings) + launch_html(settings, machine)}
 
 
 def build_tab(lab: Lab, form: Form) -> ModelTab:
@@ -191,8 +193,25 @@ def _gb(size: float) -> str:
 
 def derived_html(settings: Settings) -> str:
     """How the answers of a step are cut into batches: always possible, whatever the sizes."""
-    train = settings.train
-    batch, rounds = train.per_device_train_batch_size(), train.gradient_accumulation_steps()
+    train, processes = settings.train, settings.hardware.processes()
+    if train.answers_per_step() % processes:  # said at the field
+        return ""
+    batch = train.per_device_train_batch_size(processes)
+    rounds = train.gradient_accumulation_steps(processes)
+    over = f" × {processes} processes" if processes > 1 else ""
     return (f"<p class='derived'>{train.prompts_per_step} questions × {train.num_generations} "
             f"answers = <b>{train.answers_per_step()} answers per step</b>, trained as "
-            f"per-device batch {batch} × accumulation {rounds}.</p>")
+            f"per-device batch {batch} × accumulation {rounds}{over}.</p>")
+
+
+def launch_html(settings: Settings, machine: Machine) -> str:
+    """The commands that run over several GPUs or hosts; nothing where one process trains."""
+    plan = engines.plan_of(engines.choose_engines(settings, machine).first, settings)
+    if settings.hardware.processes() == 1 and settings.hardware.vllm_mode != "server":
+        return ""
+    model = settings.model.name.strip()
+    listed = [("here, by Start", engines.launch_command("python", "RUN_FOLDER", settings, plan)),
+              *engines.commands_elsewhere("python", "RUN_FOLDER", model, settings, plan)]
+    rows = "".join(f"<p class='help'>Runs {escape(where)}:</p><pre tabindex='0'>"
+                   f"{escape(shlex.join(command))}</pre>" for where, command in listed)
+    return f"<div id='launch-commands'>{rows}</div>"
