@@ -14,7 +14,7 @@ import pytest
 from lab.backends import phases
 from lab.core import checks, engines, events, problems
 from lab.core.catalog import RECIPES
-from lab.core.machine import Choice, Gpu, Machine
+from lab.core.machine import Choice, Gpu, GpuProcess, Machine
 from lab.core.settings import CPU, TRL, TRL_VLLM, UNSLOTH, Settings
 from lab.services import datasets, machine
 from lab.services.jobs import record
@@ -80,6 +80,8 @@ def test_every_skipped_engine_has_its_reason():
      "hardware.main_process_ip"),
     ({"hardware.num_processes": 2, "hardware.sharding": "zero3", "train.prompts_per_step": 2},
      TWO, "hardware.sharding"),
+    ({}, with_gpu(processes=(GpuProcess(7, "other", 100.0),)),
+     "hardware.gpu_memory_utilization"),
     ({"hardware.vllm_mode": "server"}, WITH_GPU, "hardware.vllm_mode"),
     ({"hardware.vllm_mode": "server", "hardware.engine": TRL_VLLM, "model.load_in_4bit": False,
       "hardware.vllm_server": "nowhere"}, WITH_GPU, "hardware.vllm_server"),

@@ -40,6 +40,12 @@ def test_an_old_driver_is_named_with_the_one_that_is_needed():
     assert "535.183.01" in said and "Install driver 580 or newer" in said
 
 
+def test_a_missing_compiler_is_said_where_a_gpu_trains():
+    (said,) = found(replace(WELL, compiler=False))
+    assert "no C compiler" in said and "gcc" in said
+    assert not any("compiler" in p for p in found(replace(WELL, gpus=(), compiler=False)))
+
+
 def test_an_old_gpu_is_named_with_its_capability():
     (said,) = found(with_gpu(name="Tesla V100", capability=7.0))
     assert "Tesla V100" in said and "7.0" in said and "7.5" in said

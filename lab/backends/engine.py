@@ -16,9 +16,9 @@ from lab.backends import gpu, plain
 from lab.backends.generate import Drawing, MergedCopy, complete
 from lab.backends.scoreboard import Scoreboard
 from lab.core.engines import Plan
+from lab.core.memory import COPY_SHARE
+from lab.core.problems import WorkFailed
 from lab.core.settings import CPU, Settings
-
-COPY_SHARE = 0.2  # of the free memory that a merged copy for the rollouts may take
 
 
 class Engine:
@@ -27,6 +27,9 @@ class Engine:
     def __init__(self, plan: Plan, settings: Settings, path: str) -> None:
         self.plan, self.settings, self.path = plan, settings, path
         self.on_gpu = plan.engine != CPU
+        # Each process has the whole base. Where it is cut in parts only TRL can draw answers.
+        self.whole = (settings.hardware.sharding == "ddp"
+                      or settings.hardware.processes() == 1)
         self.copy: MergedCopy | None = None
 
     def load(self) -> None:
@@ -45,7 +48,8 @@ class Engine:
     def trainer_arguments(self, score: Scoreboard) -> dict[str, Any]:
         """What GRPOTrainer gets besides config, data and rewards."""
         self.score = score
-        return {"model": self.model, "peft_config": self.lora(), "rollout_func": self.rollout}
+        own = {"rollout_func": self.rollout} if self.whole else {}
+        return {"model": self.model, "peft_config": self.lora(), **own}
 
     def lora(self) -> LoraConfig:
         lora = self.settings.lora
@@ -59,16 +63,19 @@ class Engine:
         self.model = trainer.model
         self.stops = plain.stop_tokens(self.model, self.tokenizer)
         self.score.stops = {*self.stops, self.tokenizer.pad_token_id}
+        if not self.whole:
+            timed_generation(trainer, self.score)
+            return
         size = sum(p.numel() * p.element_size() for p in self.model.parameters())
         free = (torch.cuda.mem_get_info()[0] if self.on_gpu
                 else psutil.virtual_memory().available)
-        if (size < COPY_SHARE * free and self.settings.hardware.sharding == "ddp"
-                and not self.settings.model.load_in_4bit):
+        if size < COPY_SHARE * free and not self.settings.model.load_in_4bit:
             self.copy = MergedCopy(self.model)
 
     def facts(self) -> dict[str, Any]:
         """What the `started` event tells of this engine."""
-        return {"rollouts": "merged copy" if self.copy else "adapter",
+        drawn = "merged copy" if self.copy else "adapter"
+        return {"rollouts": drawn if self.whole else "transformers, through TRL",
                 "dtype": str(self.model.dtype).removeprefix("torch.")}
 
     def rollout(self, prompts: list, trainer) -> dict:
@@ -89,6 +96,9 @@ class Engine:
     def draw(self, prompts: Sequence[Sequence[int]], drawing: Drawing, copies: int = 1,
              tuned: bool = True) -> list[list[int]]:
         """Answers to tokenised prompts, `copies` each in a block, with the adapter or without."""
+        if not self.whole:
+            raise WorkFailed("This run cannot answer while it trains.", "Its base model is cut in "
+                             "parts over several GPUs.", "Ask its checkpoint under Compare.")
         was_training = self.model.training
         if not tuned:
             with self.model.disable_adapter():

@@ -36,7 +36,7 @@ class VllmEngine(Engine):
         self.stops = plain.stop_tokens(self.model, self.tokenizer)
         self.score.stops = {*self.stops, self.tokenizer.pad_token_id}
         timed_generation(trainer, self.score)
-        if self.settings.hardware.sharding == "ddp":
+        if self.whole:
             # TRL merges the adapter into the base and takes it out again at each step. In bf16
             # that does not come out even, and the base drifts (huggingface/trl#6688).
             trainer.vllm_generation._iter_named_params = lambda: merged_parameters(self.model)

@@ -1,6 +1,6 @@
 """What cannot work, found before the start: settings and the machine's facts -> problems."""
 
-from lab.core.engines import TITLES, choose_engines, choose_stack
+from lab.core.engines import TITLES, choose_engines, choose_stack, plan_of
 from lab.core.machine import Machine
 from lab.core.problems import Problem
 from lab.core.rewards.registry import REWARDS
@@ -104,6 +104,25 @@ def vllm_can_draw(settings: Settings, machine: Machine) -> list[Problem]:
                     field="train.temperature")]
 
 
+def gpu_is_free(settings: Settings, machine: Machine) -> list[Problem]:
+    """What vLLM is to take must not be in the hands of other programs."""
+    plan = plan_of(choose_engines(settings, machine).first, settings)
+    if not plan.share:
+        return []
+    gpu = machine.gpus[0]
+    held = sum(process.memory_gb for process in gpu.processes)
+    wanted = plan.share * gpu.memory_gb
+    if gpu.memory_gb - held >= wanted:
+        return []
+    largest = max(gpu.processes, key=lambda process: process.memory_gb)
+    return [Problem(
+        "The GPU is in use by others.",
+        f"vLLM is to take {wanted:.1f} GB, and others hold {held:.1f} of {gpu.memory_gb:.1f} GB: "
+        f"{largest.name} (process {largest.pid}) {largest.memory_gb:.1f} GB.",
+        f"End it, or set 'GPU share of vLLM' to {(gpu.memory_gb - held) / gpu.memory_gb:.2f} or "
+        "less.", field="hardware.gpu_memory_utilization", kind="gpu_busy")]
+
+
 def processes_can_share(settings: Settings, machine: Machine) -> list[Problem]:
     """Several GPUs or hosts: whole groups for each process, and what a launch needs."""
     hardware, found = settings.hardware, []
@@ -126,6 +145,10 @@ def processes_can_share(settings: Settings, machine: Machine) -> list[Problem]:
         found.append(Problem("The first host has no address.", "The other hosts must find it.",
                              "Fill in 'Address of the first host'.",
                              field="hardware.main_process_ip"))
+    if hardware.sharding == "zero3" and "deepspeed" not in machine.packages:
+        found.append(Problem("DeepSpeed is not installed.", "ZeRO-3 is its own.",
+                             "Run `pip install deepspeed`, or take ddp or fsdp.",
+                             field="hardware.sharding"))
     if hardware.sharding != "ddp" and settings.model.load_in_4bit:
         found.append(Problem("A base in 4 bit cannot be cut over several GPUs here.",
                              "It is small: each GPU can hold the whole of it.",
@@ -188,5 +211,5 @@ def reporter_is_installed(settings: Settings, machine: Machine) -> list[Problem]
 
 
 CHECKS = (each_setting, model_is_named, lengths_fit, gpu_settings_have_a_gpu,
-          engine_is_possible, vllm_can_draw, processes_can_share, server_is_named,
+          engine_is_possible, vllm_can_draw, gpu_is_free, processes_can_share, server_is_named,
           rewards_have_their_columns, source_is_complete, reporter_is_installed)

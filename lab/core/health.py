@@ -23,7 +23,8 @@ def machine_problems(machine: Machine, pins: dict[str, str]) -> list[Problem]:
     found = missing_packages(machine)
     for gpu in machine.gpus[:1]:  # the one that trains
         found += driver_is_old(gpu) + gpu_is_old(gpu) + memory_is_held(gpu)
-    return found + disk_is_small(machine) + versions_differ(machine, pins)
+    return (found + compiler_is_missing(machine) + disk_is_small(machine)
+            + versions_differ(machine, pins))
 
 
 def missing_packages(machine: Machine) -> list[Problem]:
@@ -66,6 +67,14 @@ def memory_is_held(gpu: Gpu) -> list[Problem]:
                     f"{', '.join(named)}. {gpu.free_gb:.1f} GB are free.",
                     f"End {'it' if len(others) == 1 else 'them'}, or lower 'GPU share of vLLM'.",
                     level="warning", kind="gpu_busy")]
+
+
+def compiler_is_missing(machine: Machine) -> list[Problem]:
+    if choose_stack("auto", machine).value != "gpu" or machine.compiler:
+        return []
+    return [Problem("There is no C compiler.", "Triton builds the launchers of its GPU kernels "
+                    "with one, at the first step.", "Install gcc (Debian: `apt install gcc`), or "
+                    "name another in CC.", level="warning")]
 
 
 def disk_is_small(machine: Machine) -> list[Problem]:

@@ -32,6 +32,7 @@ class Machine:
     free_disk_gb: float
     gpus: tuple[Gpu, ...] = ()
     packages: dict[str, str] = field(default_factory=dict)  # name -> version; missing ones absent
+    compiler: bool = True  # a C compiler is there: Triton builds its kernels' launchers with it
     no_gpu: str = ""  # half a sentence why `gpus` is empty, where more is known than that
 
 

@@ -111,6 +111,9 @@ TRANSLATIONS = (
                 "torch cannot use the GPU.", "No CUDA device is visible to it.",
                 "See to the driver (`python -m lab doctor`) and to CUDA_VISIBLE_DEVICES, or set "
                 "'Stack' to cpu.", "no_gpu"),
+    Translation((), r"Failed to find C compiler", "There is no C compiler.",
+                "Triton builds the launchers of its GPU kernels with one.",
+                "Install gcc (Debian: `apt install gcc`), or name another in CC.", "no_compiler"),
     Translation(("VLLMValidationError",), r"", "vLLM refuses this question.", "",
                 "Change the sampling, or ask something shorter."),
     Translation((), r"No adapter found for|LoRAAdapterNotFoundError", "The adapter was not found.",

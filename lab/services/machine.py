@@ -18,8 +18,9 @@ from lab.services.space import on_zero_gpu
 from lab.services.workspace import PROJECT
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "gradio", "plotly",
-            "pandas", "psutil", "unsloth", "unsloth_zoo", "vllm", "bitsandbytes",
+            "pandas", "psutil", "unsloth", "unsloth_zoo", "vllm", "bitsandbytes", "deepspeed",
             *(r for r in REPORTERS if r != "none"))
+COMPILERS = ("cc", "gcc", "clang")
 OF_GPU_STACK = ("vllm", "unsloth", "bitsandbytes")  # only its requirements have these
 PATIENCE = 10  # seconds for an answer of nvidia-smi
 GB_OF_MIB = 1.048576e-3
@@ -41,6 +42,7 @@ def look(root: Path) -> Machine:
         free_disk_gb=round(shutil.disk_usage(_existing(root)).free / 1e9, 1),
         gpus=gpus,
         packages=versions(),
+        compiler=any(map(shutil.which, filter(None, (os.environ.get("CC"), *COMPILERS)))),
         no_gpu=no_gpu,
     )
 
