@@ -46,7 +46,8 @@ def test_a_finished_run_has_all_that_the_contract_names(finished):
         "adapter_config.json", "adapter_model.safetensors"}
     assert folder.checkpoints() == [2, 4, 6]
     record = json.loads(folder.settings.read_text())
-    assert record["stack"] == {"value": "cpu", "why": "no CUDA device was found"}
+    assert record["stack"]["value"] == "cpu"
+    assert record["stack"]["why"].startswith("no CUDA device was found")
     assert record["effective"]["per_device_train_batch_size"] == 8
     assert record["versions"]["trl"]
 

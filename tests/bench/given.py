@@ -14,6 +14,7 @@ import torch
 from datasets import Dataset
 from transformers import TrainerCallback
 
+from lab.backends import train
 from lab.core.prompts import messages
 from lab.core.rewards.registry import BatchReward
 from lab.core.settings import Settings
@@ -44,29 +45,8 @@ def rewards(settings: Settings) -> list[BatchReward]:
 
 
 def arguments(settings: Settings, out: Path) -> dict[str, Any]:
-    """GRPOConfig's values, as the lab sets them; where it runs is left to each side."""
-    t = settings.train
-    return dict(
-        output_dir=str(out), max_steps=t.max_steps, seed=t.seed,
-        per_device_train_batch_size=t.per_device_train_batch_size(),
-        gradient_accumulation_steps=t.gradient_accumulation_steps(),
-        num_generations=t.num_generations, max_completion_length=t.max_completion_length,
-        temperature=t.temperature, top_p=t.top_p, top_k=0, repetition_penalty=1.0,
-        learning_rate=t.learning_rate, adam_beta1=t.adam_beta1, adam_beta2=t.adam_beta2,
-        weight_decay=t.weight_decay, warmup_steps=round(t.warmup_ratio * t.max_steps),
-        lr_scheduler_type=t.lr_scheduler_type, optim=t.optim, max_grad_norm=t.max_grad_norm,
-        beta=t.beta, loss_type=t.loss_type, scale_rewards=t.scale_rewards, epsilon=t.epsilon,
-        epsilon_high=t.epsilon_high, num_iterations=t.num_iterations,
-        importance_sampling_level=t.importance_sampling_level,
-        mask_truncated_completions=t.mask_truncated_completions,
-        reward_weights=[c.weight for c in settings.rewards.chosen],
-        multi_objective_aggregation="sum_then_normalize", shuffle_dataset=True,
-        dataloader_num_workers=0,
-        gradient_checkpointing=settings.lora.gradient_checkpointing != "off",
-        gradient_checkpointing_kwargs={"use_reentrant": False},
-        save_strategy="steps", save_steps=t.save_steps, logging_strategy="steps",
-        logging_steps=min(t.logging_steps, t.max_steps), disable_tqdm=True, report_to=[],
-        log_completions=False, remove_unused_columns=False)
+    """GRPOConfig's values, those of the lab; where it runs is left to each side."""
+    return train.arguments(settings, out) | {"report_to": []}
 
 
 def with_vllm(settings: Settings) -> dict[str, Any]:
