@@ -4,11 +4,13 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import zipfile
 
 import pytest
 from playwright.sync_api import expect
 
+from lab.core import events
 from lab.core.catalog import RECIPES
 from lab.services.lab import Lab
 from lab.services.workspace import STARTER_FOLDER
@@ -282,3 +284,47 @@ def test_no_tab_scrolls_sideways(finished_app, open_page, theme, width):
             page.locator("#tabs .overflow-dropdown").get_by_text(name, exact=True).click()
         expect(page.locator(f"#tab-{key}")).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+
+
+def test_a_run_that_trains_answers_in_the_page(training_app, open_page):
+    page = open_page(training_app)
+    open_tab(page, "Train")
+    expect(live(page)).to_have_attribute("data-status", "running", timeout=SLOW)
+    page.locator("#ask-run button").first.click()
+    page.locator("#ask-run-question textarea").fill("Tom has 3 apples and buys 4. How many?")
+    page.locator("#ask-run-send").click()
+    answer = page.locator("#ask-run-answer")
+    expect(answer).to_contain_text("At the end of step", timeout=SLOW)
+    expect(answer).to_contain_text("Before training")
+    expect(page.locator("#ask-run-send")).to_be_enabled(timeout=SLOW)
+
+
+def test_after_a_lack_of_memory_one_click_goes_on(app, open_page):
+    lab = Lab.at(app.root)
+    folder = lab.jobs.start(RECIPES["starter"].settings().with_values(
+        {"train.max_steps": 5000, "train.save_steps": 2, "train.max_completion_length": 300}))
+    while not folder.checkpoints():
+        assert lab.runs.get(folder.id).is_active, folder.log.read_text()
+        threading.Event().wait(0.1)
+    lab.jobs.kill(folder.id)
+    lab.jobs.wait(folder.id)
+    say = events.EventWriter(folder.events)
+    say(events.Failed(2, "The GPU ran out of memory while it learnt.", kind="out_of_memory"))
+    say.close()
+    page = open_page(app)
+    open_tab(page, "Train")
+    expect(page.locator("#offers")).to_contain_text("it would fit", timeout=SLOW)
+    page.locator("#offer-0").click()
+    expect(live(page)).to_have_attribute("data-status", re.compile("starting|running"),
+                                         timeout=SLOW)
+    expect(page.locator("#offers")).not_to_be_visible()
+    assert lab.runs.active().settings.differences(RECIPES["starter"].settings())
+
+
+def test_several_gpus_show_the_commands_that_run_them(idle_app, open_page):
+    page = open_page(idle_app)
+    open_tab(page, "Model & LoRA")
+    page.locator("#hardware button").first.click()
+    page.locator("#hardware").get_by_label("GPUs", exact=True).fill("2")
+    commands = page.locator("#launch-commands")
+    expect(commands).to_contain_text("accelerate.commands.launch --num_processes 2", timeout=SLOW)

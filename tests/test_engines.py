@@ -17,7 +17,7 @@ from lab.core.catalog import RECIPES
 from lab.core.machine import Choice, Gpu, GpuProcess, Machine
 from lab.core.settings import CPU, TRL, TRL_VLLM, UNSLOTH, Settings
 from lab.services import datasets, machine
-from lab.services.jobs import record
+from lab.services.jobs import _from_the_one_that_worked, record
 from lab.services.runs import worker_of
 from tests.test_training import start_long, steps_of, wait_for
 
@@ -301,6 +301,17 @@ def test_an_engine_ends_with_the_worker_that_started_it(lab, quick):
     worker.send_signal(signal.SIGKILL)
     psutil.wait_procs([child], timeout=60)
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_resumed_run_starts_with_the_engine_that_has_trained_it(lab, quick):
+    def plans(*names):
+        return [{"engine": name} for name in names]
+
+    log = lab.runs.log(start_with(lab, quick).id)
+    assert _from_the_one_that_worked(plans(UNSLOTH, TRL), log) == plans(UNSLOTH, TRL)
+    wait_for(lambda: log.refresh().started, "the trainer")
+    assert log.started.facts["engine"] == CPU
+    assert _from_the_one_that_worked(plans(UNSLOTH, CPU), log) == plans(CPU)
 
 
 def test_two_processes_train_one_run_and_it_is_the_same_run_folder(lab, quick):

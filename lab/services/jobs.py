@@ -163,10 +163,11 @@ class Jobs:
         refuse(settings, facts)
         with self._only_one():
             old = read_record(folder)
-            _write(folder.settings,
-                   record(settings, facts, old.get("name", ""), old.get("notes", []), folder,
-                          self.workspace.caches)
-                   | {"created": old.get("created", time.time())})
+            new = record(settings, facts, old.get("name", ""), old.get("notes", []), folder,
+                         self.workspace.caches)
+            new |= {"created": old.get("created", time.time()),
+                    "plans": _from_the_one_that_worked(new["plans"], self.runs.log(run_id))}
+            _write(folder.settings, new)
             self._launch(folder)
         return folder
 
@@ -318,6 +319,13 @@ def record(settings: Settings, facts: Machine, name: str, notes: list[str],
         "engine_notes": [*skipped, *plans[0]["plan"]["notes"], *elsewhere],
         "versions": facts.packages, "python": facts.python, "system": facts.system,
     }
+
+
+def _from_the_one_that_worked(plans: list[dict], log: RunLog) -> list[dict]:
+    """The attempts from the engine on that has trained this run: those before could not."""
+    worked = log.started.facts.get("engine") if log.started else None
+    place = next((i for i, plan in enumerate(plans) if plan["engine"] == worked), 0)
+    return plans[place:]
 
 
 def _plan(choice: Choice, settings: Settings, facts: Machine, folder: RunFolder,

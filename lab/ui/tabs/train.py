@@ -54,10 +54,10 @@ def build_tab(lab: Lab, form: Form) -> TrainTab:
         gr.HTML("<p>With one of these changes it would fit:</p>")
         offers = [gr.Button(visible=False, size="md", elem_id=f"offer-{place}")
                   for place in range(OFFERED)]
-    live = LiveView(lab)
-    gpu = gr.HTML(elem_id="gpu-memory", visible=False)
     run = gr.Textbox(visible="hidden", elem_id="shown-run", label="Run that is shown")
     asking_panel(lab, run)
+    live = LiveView(lab)
+    gpu = gr.HTML(elem_id="gpu-memory", visible=False)
     tab = TrainTab(live, run, stop, kill, steps, resume, said)
 
     def buttons(run_id: str) -> dict:
