@@ -368,3 +368,18 @@ def test_after_a_lack_of_memory_a_change_that_fits_is_offered_and_taken(lab, qui
     now = lab.runs.get(again.id)
     assert now.settings == before.with_values(offers[0].changes)
     lab.jobs.kill(again.id)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_learns(lab):
+    """The whole starter recipe, once in one process and once in two: the same rise."""
+    ends = []
+    for processes in (1, 2):
+        folder = lab.jobs.start(RECIPES["starter"].settings().with_values({
+            "hardware.num_processes": processes, "hardware.stack": "cpu"}))
+        run = lab.jobs.wait(folder.id)
+        assert run.status == "finished", folder.log.read_text()
+        ends.append((run.reward_first, run.reward_last, run.seconds))
+    (first_1, last_1, _), (first_2, last_2, _) = ends
+    assert last_1 - first_1 > 1.5 and last_2 - first_2 > 1.5, ends
+    assert abs(last_1 - last_2) < 0.5, ends
