@@ -203,3 +203,18 @@ def test_held_out_questions_are_answered_through_vllm(lab, stopped):
     result = evaluate(lab.runs.get(folder.id), n=48)
     assert result["n"] == 48 and result["adapter_live"]
     assert not holders() & {p.pid for p in family(psutil.Process().pid)}
+
+
+@pytest.mark.skipif(len(FACTS.gpus) < 2, reason="one GPU")
+@pytest.mark.parametrize("engine", [TRL, TRL_VLLM])
+def test_two_gpus_train_one_run_and_stop_at_the_same_step(lab, engine):
+    folder = lab.jobs.start(settings_for(engine, train__max_steps=500, hardware__num_processes=2),
+                            f"two {engine}")
+    until_step(lab, folder, 3)
+    pids = pids_of(folder)
+    lab.jobs.stop(folder.id)
+    run = lab.jobs.wait(folder.id)
+    assert run.status == "stopped" and run.step in folder.checkpoints(), folder.log.read_text()
+    facts = lab.runs.log(folder.id).started.facts
+    assert facts["engine"] == engine and facts["processes"] == 2
+    assert wait_for_release(pids)

@@ -1,5 +1,6 @@
 """The GPU as an engine sees it: whether it can be used, its dtype, its memory in use."""
 
+import os
 import threading
 import time
 
@@ -10,9 +11,13 @@ from lab.core.problems import WorkFailed
 LOOK_EVERY = 0.1  # seconds between two looks at the memory in use
 
 
-def require() -> None:
-    """Raise WorkFailed where torch cannot use a GPU, with the reason."""
+def take() -> None:
+    """Make this process's GPU the current one: of several processes each has its own.
+
+    Raises WorkFailed where torch cannot use a GPU, with the reason.
+    """
     if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
         return
     if torch.version.cuda is None:
         raise WorkFailed("torch cannot use the GPU.", f"torch {torch.__version__} was built "

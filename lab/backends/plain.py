@@ -42,8 +42,8 @@ def load_model(model: str, on_gpu: bool = False, in_4bit: bool = False):
             placed["quantization_config"] = BitsAndBytesConfig(
                 load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
                 bnb_4bit_compute_dtype=gpu.dtype())
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            placed.pop("device_map")  # accelerate places each process's copy
+        elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            placed.pop("device_map")  # accelerate places, or cuts up, each process's copy
     loaded = AutoModelForCausalLM.from_pretrained(model, **placed)
     loaded.config.use_cache = True
     return loaded.eval()

@@ -33,7 +33,7 @@ def train(engine: Engine, settings: Settings, rows: list[dict], folder: Path, sa
         torch.set_num_threads(settings.hardware.threads)
     on_gpu = engine.plan.engine != CPU
     if on_gpu:
-        gpu.require()
+        gpu.take()
     gauge = gpu.Gauge(on_gpu)
     say(events.Phase(f"Loading the model ({TITLES[engine.plan.engine]})"))
     with phases.of_vllm(say):
