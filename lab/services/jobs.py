@@ -24,6 +24,7 @@ from lab.core.problems import BadData, BadSettings, LabError, Problem, RunError
 from lab.core.settings import CPU, Settings
 from lab.services import datasets, machine
 from lab.services.models import look_at, model_folder, model_problems
+from lab.services.processes import family
 from lab.services.runs import (
     NOW,
     Run,
@@ -184,8 +185,9 @@ class Jobs:
         process = worker_of(folder)
         if process is not None:
             folder.control.write_text(f"{NOW}\n")
-            # The worker first: it would start the next engine when one ends.
-            for child in [process, *process.children(recursive=True)]:
+            # The worker first: it would start the next engine when one ends. It may end by itself
+            # at any moment, and its children with it.
+            for child in [process, *family(process.pid)]:
                 with contextlib.suppress(psutil.Error):
                     child.kill()
 
