@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from lab import bootstrap
 from lab.backends import phases
 from lab.core import checks, engines, events, problems
 from lab.core.catalog import RECIPES
@@ -43,6 +44,11 @@ def test_the_stack_is_the_gpus_where_driver_capability_and_torch_allow_it():
         found = engines.choose_stack("auto", facts)
         assert found.value == "cpu" and word in found.why
     assert engines.choose_stack("cpu", WITH_GPU) == Choice("cpu", "it was asked for")
+
+
+def test_the_set_up_and_the_lab_ask_the_same_of_a_gpu():
+    assert (bootstrap.GPU_DRIVER, bootstrap.GPU_CAPABILITY) == (
+        engines.DRIVER, engines.CAPABILITY)
 
 
 def values(ladder: engines.Ladder) -> tuple[list[str], list[str]]:
