@@ -46,16 +46,20 @@ def run_training(path: str) -> int:
         return run_engine(path, plans[0]["engine"])
     say = events.EventWriter(folder / "events.jsonl")
     for place, plan in enumerate(plans):
+        before = (folder / "events.jsonl").stat().st_size
         code = run_child(folder, plan)
-        if code == 0 or says_last(folder):
+        said = said_since(folder, before)
+        if code == 0 or (said and isinstance(said[-1], events.LAST)):
             return code
+        steps = [event.step for event in said if isinstance(event, events.Step)]
         following = plans[place + 1:place + 2]
-        if not following or (code != NEXT_ENGINE and stepped(folder)):
+        if not following or (code != NEXT_ENGINE and steps):
             why = f"It was ended by signal {-code}, perhaps for lack of memory." if code < 0 \
                 else f"Its exit status was {code}."
-            say(events.Failed(0, "The training process ended without a last word.", why,
-                              "Resume the run from its last checkpoint, or start it again. Its "
-                              "own words are in worker.log."))
+            say(events.Failed(
+                steps[-1] if steps else 0, "The training process ended without a last word.", why,
+                "Resume the run from its last checkpoint, or start it again. Its own words are in "
+                "worker.log."))
             return 1
         if code != NEXT_ENGINE:
             say(events.Notice("warning", f"{plan['title']} ended by itself "
@@ -94,26 +98,14 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
-def says_last(folder: Path) -> bool:
-    """Whether the newest event ends the run."""
+def said_since(folder: Path, offset: int) -> list:
+    """The events that were written after this many bytes of events.jsonl."""
     from lab.core import events
 
-    lines = (folder / "events.jsonl").read_bytes().splitlines()
-    read = events.read_line(lines[-1].decode()) if lines else None
-    return read is not None and isinstance(read[1], events.LAST)
-
-
-def stepped(folder: Path) -> bool:
-    """Whether the newest attempt has come to a step."""
-    from lab.core import events
-
-    for line in reversed((folder / "events.jsonl").read_bytes().splitlines()):
-        read = events.read_line(line.decode("utf-8", errors="replace"))
-        if read and isinstance(read[1], events.Step):
-            return True
-        if read and isinstance(read[1], events.Started | events.Phase):
-            return False
-    return False
+    with (folder / "events.jsonl").open("rb") as f:
+        f.seek(offset)
+        lines = f.read().decode("utf-8", errors="replace").splitlines()
+    return [read[1] for line in lines if (read := events.read_line(line))]
 
 
 def run_attempt(path: str, engine: str) -> int:
@@ -127,7 +119,7 @@ def run_engine(path: str, engine: str) -> int:
     another; its reason is said as a notice."""
     from lab.core import events
     from lab.core.engines import Plan
-    from lab.core.problems import LabError, explain_in_training
+    from lab.core.problems import LabError, WorkFailed, explain_in_training
     from lab.core.settings import TRL_VLLM, UNSLOTH, Settings
 
     folder = Path(path)
@@ -172,7 +164,7 @@ def run_engine(path: str, engine: str) -> int:
     except BaseException as error:
         traceback.print_exc()
         problem = explain_in_training(error)
-        expected = isinstance(error, LabError) and type(error).__name__ != "WorkFailed"
+        expected = isinstance(error, LabError) and not isinstance(error, WorkFailed)
         try:
             if not (last_engine or steps or expected or isinstance(error, KeyboardInterrupt)):
                 say(events.Notice("warning", f"{plan['title']} cannot be used here. {problem}"))

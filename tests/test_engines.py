@@ -97,6 +97,15 @@ def test_what_an_engine_cannot_do_is_said_at_its_field(changes, facts, field):
     assert checks.errors_of(NOTEBOOK, WITH_GPU) == []
 
 
+def test_what_is_said_of_vllm_is_what_is_done():
+    asked = SIXTEEN_BIT.with_values({"hardware.cuda_graphs": "off"})
+    assert engines.plan_of(Choice(UNSLOTH, ""), asked).cuda_graphs == "off"
+    beside = engines.plan_of(Choice(TRL_VLLM, ""), asked)
+    assert beside.cuda_graphs == "full" and "TRL starts vLLM itself" in beside.notes[0]
+    server = asked.with_values({"hardware.vllm_mode": "server"})
+    assert engines.plan_of(Choice(TRL_VLLM, ""), server).share == 0  # nothing of this GPU
+
+
 def test_cuda_graphs_are_made_where_the_run_is_long_enough_to_pay_for_them():
     def graphs(**changes):
         settings = NOTEBOOK.with_values({k.replace("__", "."): v for k, v in changes.items()})
@@ -234,16 +243,22 @@ def test_what_vllm_is_busy_with_becomes_phases_each_once():
 
 
 def start_with(lab, quick, *attempts: dict):
-    """A run whose attempts are these, then the CPU's in a process of its own."""
+    """A run whose attempts are these, then the CPU's in a process of its own.
+
+    An attempt without a command is the worker's own for its engine.
+    """
     lab.workspace.make()
     folder = lab.workspace.new_run("attempts")
     datasets.write_split(datasets.load(quick.data, quick.train.seed), folder.path)
     made = record(quick, machine.look(lab.workspace.root), "attempts", [], folder,
                   lab.workspace.caches)
-    plan = engines.Plan(CPU, "")
-    last = made["plans"][0] | {"command": engines.launch_command(
-        sys.executable, str(folder.path), quick, plan)}
-    made["plans"] = [*({**last, **attempt} for attempt in attempts), last]
+
+    def attempt(**told) -> dict:
+        command = engines.launch_command(sys.executable, str(folder.path), quick,
+                                         engines.Plan(told.get("engine", CPU), ""))
+        return made["plans"][0] | {"command": command} | told
+
+    made["plans"] = [*(attempt(**told) for told in attempts), attempt()]
     folder.settings.write_text(json.dumps(made))
     lab.jobs._launch(folder)
     return folder
@@ -264,13 +279,6 @@ def test_an_engine_that_cannot_be_used_is_told_and_the_next_one_trains(lab, quic
 @pytest.mark.skipif("unsloth" in machine.versions(), reason="it can be used here")
 def test_the_reason_of_an_engine_that_is_not_installed_is_shown(lab, quick):
     folder = start_with(lab, quick, UNSLOTH_ATTEMPT)
-    settings = json.loads(folder.settings.read_text())
-    assert settings["plans"][0]["engine"] == UNSLOTH
-    lab.jobs.kill(folder.id)
-    settings["plans"][0]["command"][-1] = UNSLOTH
-    folder.settings.write_text(json.dumps(settings))
-    folder.events.unlink(missing_ok=True)
-    lab.jobs._launch(folder)
     run = lab.jobs.wait(folder.id)
     assert run.status == "finished", folder.log.read_text()
     told = " ".join(notice.text for notice in lab.runs.log(folder.id).notices)
@@ -318,6 +326,18 @@ def test_a_resumed_run_starts_with_the_engine_that_has_trained_it(lab, quick):
     wait_for(lambda: log.refresh().started, "the trainer")
     assert log.started.facts["engine"] == CPU
     assert _from_the_one_that_worked(plans(UNSLOTH, CPU), log) == plans(CPU)
+
+
+def test_a_resumed_run_whose_worker_says_nothing_has_failed_and_is_not_as_it_was(lab, quick):
+    folder = start_with(lab, quick)
+    assert lab.jobs.wait(folder.id).status == "finished", folder.log.read_text()
+    told = json.loads(folder.settings.read_text())
+    for broken in ({"engine": CPU}, told["plans"][0] | {"command": [
+            sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]}):
+        folder.settings.write_text(json.dumps(told | {"plans": [broken]}))
+        lab.jobs._launch(folder)
+        run = lab.jobs.wait(folder.id)
+        assert run.status == "failed" and "without a last word" in run.problem.what
 
 
 def test_two_processes_train_one_run_and_it_is_the_same_run_folder(lab, quick):

@@ -128,16 +128,18 @@ def plan_of(choice: Choice, settings: Settings) -> Plan:
     """How this engine will be started for these settings."""
     if choice.value in (CPU, TRL):
         return Plan(choice.value, choice.why)
-    graphs = _cuda_graphs(settings)
-    notes = [f"CUDA graphs: {graphs.value}, because {graphs.why}."]
-    loss = Choice("off", "only Unsloth compiles it")
-    if choice.value == UNSLOTH:
-        loss = _compiled_loss(settings)
-        notes.append(f"The loss is {'' if loss.value == 'on' else 'not '}compiled, because "
-                     f"{loss.why}.")
-    return Plan(choice.value, choice.why, settings.hardware.gpu_memory_utilization,
-                graphs.value, loss.value == "on",
-                min(MOST_SEQUENCES, settings.train.answers_per_step()), tuple(notes))
+    share = settings.hardware.gpu_memory_utilization
+    sequences = min(MOST_SEQUENCES, settings.train.answers_per_step())
+    if choice.value == TRL_VLLM:
+        if settings.hardware.vllm_mode == "server":
+            return Plan(choice.value, choice.why)
+        note = "CUDA graphs: full, because TRL starts vLLM itself and leaves no choice."
+        return Plan(choice.value, choice.why, share, "full", False, sequences, (note,))
+    graphs, loss = _cuda_graphs(settings), _compiled_loss(settings)
+    notes = (f"CUDA graphs: {graphs.value}, because {graphs.why}.",
+             f"The loss is {'' if loss.value == 'on' else 'not '}compiled, because {loss.why}.")
+    return Plan(choice.value, choice.why, share, graphs.value, loss.value == "on", sequences,
+                notes)
 
 
 def _cuda_graphs(settings: Settings) -> Choice:

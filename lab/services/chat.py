@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import json
-import os
 import queue
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from lab.core import engines
 from lab.core.problems import BadModel, Problem, WorkFailed, explained_by_log
 from lab.core.settings import TRL_VLLM, Sampling, Settings
 from lab.services import machine, processes
-from lab.services.jobs import worker_environment
+from lab.services.jobs import answering_environment
 from lab.services.models import longest_of, model_folder
 from lab.services.runs import log_tail
 from lab.services.workspace import PROJECT, Workspace
@@ -173,9 +172,7 @@ class Chat:
             say(note)
         self.workspace.make()
         self._replies = queue.Queue()
-        environment = worker_environment() | engines.environment(
-            settings, plan, self.workspace.caches, facts.packages,
-            os.environ.get("CUDA_VISIBLE_DEVICES"))
+        environment = answering_environment(settings, plan, facts, self.workspace.caches)
         with self._log.open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "lab.worker", "chat", plan.engine], cwd=PROJECT,

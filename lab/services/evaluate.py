@@ -1,7 +1,6 @@
 """Held-out verdict: base and tuned answer the same questions in a child process; both compared."""
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,7 @@ from lab.core.settings import CPU, Settings
 from lab.core.stats import paired_difference, wins
 from lab.services import datasets, machine, processes
 from lab.services.chat import engine_request
-from lab.services.jobs import worker_environment
+from lab.services.jobs import answering_environment
 from lab.services.models import model_folder
 from lab.services.runs import Run
 from lab.services.workspace import PROJECT, Workspace
@@ -43,9 +42,8 @@ def evaluate(run: Run, checkpoint: int | None = None, n: int = 200, seed: int = 
     settings = run.settings
     facts = machine.look(run.folder.path)
     plan = engines.plan_to_answer(settings, facts)
-    environment = worker_environment() | engines.environment(
-        settings, plan, Workspace(run.folder.path.parent).caches, facts.packages,
-        os.environ.get("CUDA_VISIBLE_DEVICES"))
+    environment = answering_environment(settings, plan, facts,
+                                        Workspace(run.folder.path.parent).caches)
     (base, tuned), effect = _sides({
         "model": model_folder(settings), "in_4bit": settings.model.load_in_4bit,
         "on_gpu": plan.engine != CPU, "engine": engine_request(settings, plan),

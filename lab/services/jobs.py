@@ -31,8 +31,8 @@ from lab.services.runs import (
     RunLog,
     Runs,
     read_record,
-    status_of,
     was_killed,
+    wordless_end,
     worker_of,
 )
 from lab.services.workspace import PROJECT, RunFolder, Workspace
@@ -121,7 +121,8 @@ class Jobs:
         if shape is None:
             return []
         facts = machine.look(self.workspace.root)
-        engine = engines.choose_engines(run.settings, facts).first.value
+        engine = (self.runs.log(run_id).engine
+                  or engines.choose_engines(run.settings, facts).first.value)
         there = facts.gpus[0].memory_gb if engine != CPU else facts.memory_gb
         needed = estimate(shape, run.settings, engine, there).total_gb
         return cures(shape, run.settings, engine, min(there, LESS * needed))[:OFFERED]
@@ -234,6 +235,7 @@ class Jobs:
         if read_record(folder)["plans"][0]["engine"] != CPU:
             self.free_gpu()
         folder.control.unlink(missing_ok=True)
+        said = folder.events.stat().st_size if folder.events.exists() else 0
         with folder.log.open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "lab.worker", "train", str(folder.path)],
@@ -241,18 +243,24 @@ class Jobs:
                 stderr=subprocess.STDOUT, start_new_session=True)
         _write(folder.process, {"pid": process.pid, "launched": time.time(),
                                 "created": psutil.Process(process.pid).create_time()})
-        watcher = threading.Thread(target=supervise, args=(folder, process), daemon=True,
+        watcher = threading.Thread(target=supervise, args=(folder, process, said), daemon=True,
                                    name=f"supervisor {folder.id}")
         self.watched[folder.id] = watcher
         watcher.start()
 
 
-def supervise(folder: RunFolder, process: subprocess.Popen) -> None:
-    """Wait for a worker's end; if it said no last word, write down for it what is known."""
+def supervise(folder: RunFolder, process: subprocess.Popen, said: int) -> None:
+    """Wait for a worker's end; if it said no last word, write down for it what is known.
+
+    `said` is how long events.jsonl was before it: a resumed run has an older last word.
+    """
     code = process.wait()
+    if not folder.path.exists():
+        return  # the run was deleted just now
     log = RunLog(folder.events).refresh()
-    if isinstance(log.last, events.LAST) or not folder.path.exists():
-        return  # it has said so itself, or the run was deleted just now
+    spoke = folder.events.exists() and folder.events.stat().st_size > said
+    if spoke and isinstance(log.last, events.LAST):
+        return
     if was_killed(folder):
         last = events.Stopped(log.steps[-1] if log.steps else 0)
     else:
@@ -265,7 +273,7 @@ def supervise(folder: RunFolder, process: subprocess.Popen) -> None:
 
 def last_word_of(folder: RunFolder, log: RunLog, code: int) -> events.Failed:
     """What is known of a worker that ended with this exit status and no last word."""
-    _, problem = status_of(folder, log)
+    problem = wordless_end(folder)
     why = (f"It was ended by signal {-code}, perhaps for lack of memory."
            if code < 0 else problem.why)
     return events.Failed(log.steps[-1] if log.steps else 0, problem.what, why, problem.next)
@@ -325,8 +333,7 @@ def record(settings: Settings, facts: Machine, name: str, notes: list[str],
 
 def _from_the_one_that_worked(plans: list[dict], log: RunLog) -> list[dict]:
     """The attempts from the engine on that has trained this run: those before could not."""
-    worked = log.started.facts.get("engine") if log.started else None
-    place = next((i for i, plan in enumerate(plans) if plan["engine"] == worked), 0)
+    place = next((i for i, plan in enumerate(plans) if plan["engine"] == log.engine), 0)
     return plans[place:]
 
 
@@ -342,6 +349,13 @@ def _plan(choice: Choice, settings: Settings, facts: Machine, folder: RunFolder,
         "env": engines.environment(settings, plan, caches, facts.packages,
                                    os.environ.get("CUDA_VISIBLE_DEVICES")),
     }
+
+
+def answering_environment(settings: Settings, plan: engines.Plan, facts: Machine,
+                          caches: Path) -> dict[str, str]:
+    """The environment of a worker that answers with this plan's engine."""
+    return worker_environment() | engines.environment(
+        settings, plan, caches, facts.packages, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
 def worker_environment() -> dict[str, str]:

@@ -151,6 +151,11 @@ class RunLog:
             values = [v for v in self.metrics.get(name, ())[first:last] if not math.isnan(v)]
         return sum(values) / len(values) if values else None
 
+    @property
+    def engine(self) -> str:
+        """The engine that trains it, or trained it last; empty before the trainer stood."""
+        return str(self.started.facts.get("engine", "")) if self.started else ""
+
     def pace(self) -> float | None:
         """Seconds per step, over the newest points."""
         return self.mean("seconds/step", -PACE)
@@ -297,11 +302,16 @@ def status_of(folder: RunFolder, log: RunLog) -> tuple[str, Problem | None]:
         return _ended(log.last)
     if was_killed(folder):
         return "stopped", None
+    return "failed", wordless_end(folder)
+
+
+def wordless_end(folder: RunFolder) -> Problem:
+    """What is known of a worker that ended without a last word."""
     if shutil.disk_usage(folder.path).free < FULL:
-        return "failed", Problem(
+        return Problem(
             "The disk is full.", "The worker could not write on, not even its last word.",
             "Free some space, then resume the run from its last checkpoint.")
-    return "failed", Problem(
+    return Problem(
         "The worker ended without a last word.",
         last_words(folder) or "It was killed, or the machine went down.",
         "Everything logged is kept. Resume the run from its last checkpoint."

@@ -155,9 +155,8 @@ class Feed:
 
 def engine_of(log: RunLog) -> str:
     """What trains this run, in words; empty before the trainer stands."""
-    facts = log.started.facts if log.started else {}
-    title = TITLES.get(str(facts.get("engine", "")), "")
-    gpu = facts.get("gpu")
+    title = TITLES.get(log.engine, "")
+    gpu = log.started.facts.get("gpu") if log.started else None
     return f"{title}, {gpu}" if title and isinstance(gpu, str) else title
 
 

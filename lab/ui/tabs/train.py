@@ -160,12 +160,12 @@ def _take_offer(lab: Lab, run_id: str, place: int) -> None:
 
 def _gpu_memory(lab: Lab, run_id: str) -> dict:
     """What the GPU holds now; after a run, once its processes have ended."""
+    if not machine.look(lab.workspace.root).gpus:
+        return gr.update(visible=False)
     with contextlib.suppress(LabError, psutil.Error):
         if run_id and not lab.runs.get(run_id).is_active:
             lab.jobs.wait(run_id, PATIENCE)
     facts = machine.look(lab.workspace.root)
-    if not facts.gpus:
-        return gr.update(visible=False)
     told = ", ".join(f"{gpu.memory_gb - gpu.free_gb:.1f} of {gpu.memory_gb:.0f} GB"
                      for gpu in facts.gpus)
     return gr.update(visible=True, value=f"<p class='facts'>GPU memory in use: {told}</p>")
