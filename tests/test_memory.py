@@ -6,7 +6,8 @@ import pytest
 import transformers
 
 from lab.core.catalog import MODELS, RECIPES, known_model
-from lab.core.memory import cures, estimate, memory_problems, smallest_share, weights_gb
+from lab.core.cures import cures, memory_problems
+from lab.core.memory import estimate, smallest_share, weights_gb
 from lab.core.problems import BadModel
 from lab.core.settings import (
     CPU,

@@ -18,8 +18,9 @@ import psutil
 from filelock import FileLock, Timeout
 
 from lab.core import checks, engines, events
+from lab.core.cures import Cure, cures
 from lab.core.machine import Choice, Machine
-from lab.core.memory import Cure, cures, estimate
+from lab.core.memory import estimate
 from lab.core.problems import BadData, BadSettings, LabError, Problem, RunError
 from lab.core.settings import CPU, Settings
 from lab.services import datasets, machine

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from lab.core.catalog import known_model
+from lab.core.cures import memory_problems
 from lab.core.engines import choose_engines
 from lab.core.machine import Machine
-from lab.core.memory import Estimate, estimate, memory_problems
+from lab.core.memory import Estimate, estimate
 from lab.core.problems import UNKNOWN, BadModel, BadSettings, LabError, Problem, explain
 from lab.core.settings import CPU, STARTER, Settings
 from lab.core.shapes import Shape

@@ -8,7 +8,7 @@ import gradio as gr
 
 from lab.core.events import Answered
 from lab.core.problems import RunError
-from lab.core.rewards.registry import score
+from lab.core.rewards.registry import REWARDS, score
 from lab.services.lab import Lab
 from lab.ui.access import owner_only
 from lab.ui.widgets import QUIET, explained, number
@@ -70,7 +70,8 @@ def answers_html(lab: Lab, run_id: str, found: Answered) -> str:
     sides = []
     for title, side in (("Before training", found.base), ("Now", found.tuned)):
         scored = score(side["text"], {}, chosen)
-        told = ", ".join(f"{name} {number(value)}" for name, value in scored.rewards.items()
+        told = ", ".join(f"{REWARDS[name].label} {number(value)}"
+                         for name, value in scored.rewards.items()
                          if value is not None)
         about = f"{side['tokens']} tokens{', cut at the longest length' if side['cut'] else ''}."
         sides.append(f"<div><h4>{title}</h4><pre tabindex='0'>{escape(side['text']) or '(empty)'}"
