@@ -3,6 +3,7 @@
 import contextlib
 import json
 import subprocess
+import sys
 import threading
 import time
 
@@ -10,7 +11,7 @@ import psutil
 import pytest
 
 from lab.core.problems import BadData, BadSettings, RunError
-from lab.services.jobs import Jobs
+from lab.services.jobs import Jobs, supervise
 from lab.services.lab import Lab
 from lab.services.runs import Runs, worker_of
 
@@ -262,3 +263,17 @@ def test_a_run_that_its_owner_ends_at_once_is_stopped_and_can_be_resumed(lab, qu
     assert run.status == "stopped" and run.problem is None
     lab.jobs.resume(folder.id, folder.checkpoints()[-1] + 1)
     assert lab.jobs.wait(folder.id).status == "finished"
+
+
+def test_a_last_word_for_a_run_that_is_being_deleted_leaves_nothing_behind(lab, quick):
+    """So many files that its worker ends, and is written about, while they are deleted."""
+    folder = lab.workspace.new_run()
+    folder.settings.write_text(json.dumps({"settings": quick.to_dict()}))
+    for number in range(20_000):
+        (folder.path / f"file-{number}").touch()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    writing = threading.Thread(target=supervise, args=(folder, ended, 0))
+    writing.start()
+    lab.jobs.delete(folder.id)
+    writing.join()
+    assert list(lab.workspace.root.iterdir()) == []

@@ -198,7 +198,11 @@ class Jobs:
         folder = self.workspace.run(run_id)
         if worker_of(folder) is not None:
             raise RunError(f"Run {run_id} is running.", next="Stop it first.")
-        shutil.rmtree(folder.path)
+        # Out of sight in one move: who still has a last word to write finds no folder for it, and
+        # does not put a file into one that is being emptied.
+        gone = folder.path.with_name(f".deleted-{folder.id}")
+        folder.path.rename(gone)
+        shutil.rmtree(gone)
 
     def wait(self, run_id: str, timeout: float | None = None) -> Run:
         """Block until the worker has ended (it may belong to another process)."""

@@ -125,7 +125,7 @@ class Workspace:
         if not self.root.is_dir():
             return []
         found = [RunFolder(p) for p in self.root.iterdir()
-                 if p.is_dir() and (p / "settings.json").exists()]
+                 if _is_run_id(p.name) and (p / "settings.json").exists()]
         return sorted(found, key=lambda folder: folder.id, reverse=True)
 
     def run(self, run_id: str) -> RunFolder:
