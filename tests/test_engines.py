@@ -86,6 +86,8 @@ def test_every_skipped_engine_has_its_reason():
      "hardware.main_process_ip"),
     ({"hardware.num_processes": 2, "hardware.sharding": "zero3", "train.prompts_per_step": 2},
      TWO, "hardware.sharding"),
+    ({"hardware.compile_loss": "on", "train.prompts_per_step": 8, "train.answers_at_once": 48},
+     WITH_GPU, "hardware.compile_loss"),
     ({}, with_gpu(processes=(GpuProcess(7, "other", 100.0),)),
      "hardware.gpu_memory_utilization"),
     ({"hardware.vllm_mode": "server"}, WITH_GPU, "hardware.vllm_mode"),
@@ -115,7 +117,19 @@ def test_cuda_graphs_are_made_where_the_run_is_long_enough_to_pay_for_them():
     assert [p.cuda_graphs for p in (long, some, short)] == ["full", "decode", "off"]
     assert graphs(train__max_steps=1, hardware__cuda_graphs="full").cuda_graphs == "full"
     assert any("CUDA graphs" in note for note in short.notes)
-    assert not long.compile_loss and graphs(hardware__compile_loss="on").compile_loss
+
+
+def test_a_compiled_loss_is_cut_into_few_pieces_and_says_what_it_costs():
+    asked = NOTEBOOK.with_values({"hardware.compile_loss": "on", "train.answers_at_once": 6})
+    assert not engines.plan_of(Choice(UNSLOTH, ""), NOTEBOOK).compile_loss
+    plan = engines.plan_of(Choice(UNSLOTH, ""), asked)
+    assert plan.compile_loss and any("about 14 s longer" in note for note in plan.notes)
+    assert engines.chunks_of_an_answer(asked, True) == 1
+    assert engines.chunks_of_an_answer(asked, False) == 4  # Unsloth's own
+    long = asked.with_values({"model.max_seq_length": 20_480,
+                              "train.max_completion_length": 20_000})
+    assert engines.chunks_of_an_answer(long, True) == 4  # 20,256 tokens
+    assert checks.errors_of(asked, WITH_GPU) == []
 
 
 def test_each_engine_gets_its_environment_and_no_other():

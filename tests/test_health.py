@@ -86,7 +86,7 @@ def test_what_is_missing_comes_first_and_is_an_error():
 
 def test_the_engine_is_told_with_its_reason_and_what_is_left_out():
     lines = engine_lines(choose_engines(FAST, WELL))
-    assert lines == [("Engine", "Unsloth + vLLM, because there is a NVIDIA L4 with 24 GB; if it "
+    assert lines == [("Engine", "Unsloth + vLLM, because the NVIDIA L4 with 24 GB was found; if it "
                       "cannot, TRL + vLLM, then TRL on the GPU")]
     bare = {name: version for name, version in PACKAGES.items() if name != "unsloth"}
     lines = engine_lines(choose_engines(FAST, replace(WELL, packages=bare)))

@@ -11,9 +11,10 @@ from unsloth import FastLanguageModel  # isort: skip  first: it changes the libr
 
 from lab.backends import plain
 from lab.backends.engine import Engine, timed_generation
-from lab.backends.engine_vllm import sampling
+from lab.backends.engine_vllm import as_started, sampling
 from lab.backends.generate import Drawing
 from lab.backends.scoreboard import Scoreboard
+from lab.core.engines import chunks_of_an_answer
 from lab.core.problems import WorkFailed
 
 CHECKPOINTING = {"off": False, "on": True, "unsloth": "unsloth"}
@@ -34,11 +35,24 @@ class UnslothEngine(Engine):
         if not hasattr(self.model, "vllm_engine"):
             raise WorkFailed("Unsloth loaded the model without vLLM.", "Its reason is in "
                              "worker.log.", "See to vLLM, or take another engine.")
+        self.started = as_started(self.model.vllm_engine)
+        self.room()
         plain.prepare(self.tokenizer, self.path)
         self.model = FastLanguageModel.get_peft_model(
             self.model, r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0, bias="none",
             target_modules=list(lora.target_modules), use_gradient_checkpointing=checkpointing,
             random_state=lora.random_state)
+
+    def room(self) -> None:
+        """Unsloth shortens the longest sequence to what its share of the GPU holds, and only
+        prints it: rollouts would fail, or end early, at some later step."""
+        train, has = self.settings.train, self.started["max_model_len"]
+        needs = train.max_prompt_length + train.max_completion_length
+        if has < needs:
+            raise WorkFailed("vLLM has no room for the answers.", "In its share of the GPU fit "
+                             f"sequences of {has} tokens; prompt and answer have up to {needs}.",
+                             "Raise 'GPU share of vLLM', shorten 'Longest answer', or load the "
+                             "model in 4 bit.", kind="out_of_memory")
 
     def graphs(self) -> dict[str, Any]:
         """Arguments of vLLM for the CUDA graphs of the plan."""
@@ -53,7 +67,10 @@ class UnslothEngine(Engine):
             "use_vllm": True, "vllm_mode": "colocate", "vllm_enable_sleep_mode": False,
             "vllm_gpu_memory_utilization": self.plan.share,
             "vllm_max_model_length": self.settings.model.max_seq_length,
-            "vllm_importance_sampling_correction": False}
+            "vllm_importance_sampling_correction": False,
+            # Its own choice, spelt out, but where it is compiled: there fewer chunks start sooner.
+            "unsloth_logit_chunk_multiplier":
+                chunks_of_an_answer(self.settings, self.plan.compile_loss)}
 
     def trainer_arguments(self, score: Scoreboard) -> dict[str, Any]:
         self.score = score
@@ -76,7 +93,7 @@ class UnslothEngine(Engine):
         # Read off a weight: the configuration does not always say how they were loaded.
         kind = next((weight.quant_state.quant_type for weight in self.model.parameters()
                      if getattr(weight, "quant_state", None) is not None), None)
-        return {"rollouts": "vLLM inside Unsloth", "vllm_share": self.plan.share,
+        return {"rollouts": "vLLM inside Unsloth", **self.started,
                 "dtype": kind or str(self.model.dtype).removeprefix("torch."),
                 "compiled_loss": os.environ.get("UNSLOTH_COMPILE_DISABLE", "0") != "1",
                 "cuda_graphs": self.plan.cuda_graphs}

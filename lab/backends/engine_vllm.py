@@ -42,8 +42,9 @@ class VllmEngine(Engine):
             trainer.vllm_generation._iter_named_params = lambda: merged_parameters(self.model)
 
     def facts(self) -> dict[str, Any]:
-        return super().facts() | {"rollouts": f"vLLM, {self.settings.hardware.vllm_mode}",
-                                  "vllm_share": self.plan.share}
+        mode = self.settings.hardware.vllm_mode
+        own = as_started(self.trainer.vllm_generation.llm) if mode == "colocate" else {}
+        return super().facts() | {"rollouts": f"vLLM, {mode}", **own}
 
     def draw(self, prompts: Sequence[Sequence[int]], drawing: Drawing, copies: int = 1,
              tuned: bool = True) -> list[list[int]]:
@@ -56,6 +57,14 @@ class VllmEngine(Engine):
             [{"prompt_token_ids": list(p)} for p in prompts for _ in range(copies)],
             sampling_params=sampling(SamplingParams, drawing), use_tqdm=False)
         return [list(out.outputs[0].token_ids) for out in done]
+
+
+def as_started(llm) -> dict[str, Any]:
+    """With what a `vllm.LLM` runs, off the engine itself: what starts it may give way."""
+    config = llm.llm_engine.vllm_config
+    return {"vllm_share": round(config.cache_config.gpu_memory_utilization, 3),
+            "max_model_len": config.model_config.max_model_len,
+            "max_num_seqs": config.scheduler_config.max_num_seqs}
 
 
 def sampling(cls, drawing: Drawing, **more):

@@ -1,6 +1,13 @@
 """What cannot work, found before the start: settings and the machine's facts -> problems."""
 
-from lab.core.engines import TITLES, choose_engines, choose_stack, plan_of
+from lab.core.engines import (
+    MOST_COMPILED,
+    TITLES,
+    choose_engines,
+    choose_stack,
+    compiled_chunks,
+    plan_of,
+)
 from lab.core.machine import Machine
 from lab.core.problems import Problem
 from lab.core.rewards.registry import REWARDS
@@ -102,6 +109,19 @@ def vllm_can_draw(settings: Settings, machine: Machine) -> list[Problem]:
                     f"It draws at {HOTTEST:g} at most, not {settings.train.temperature:g}.",
                     f"Set it to {HOTTEST:g} or less, or 'Fast inference (vLLM)' to off.",
                     field="train.temperature")]
+
+
+def loss_can_be_compiled(settings: Settings, machine: Machine) -> list[Problem]:
+    """Compiling takes the longer the more answers learn at once; at some point it seems to hang."""
+    chunks = compiled_chunks(settings)
+    if (settings.hardware.compile_loss != "on" or chunks <= MOST_COMPILED
+            or choose_engines(settings, machine).first.value != UNSLOTH):
+        return []
+    return [Problem("The loss is too large to compile.",
+                    f"Unsloth unrolls it into {chunks} pieces, one or more for each answer at "
+                    "once; with 64 it was not done after two minutes.",
+                    f"Set 'Answers at once' to {MOST_COMPILED} or less (8 compile in 20 s), or "
+                    "'Compile the loss' to auto.", field="hardware.compile_loss")]
 
 
 def gpu_is_free(settings: Settings, machine: Machine) -> list[Problem]:
@@ -211,5 +231,6 @@ def reporter_is_installed(settings: Settings, machine: Machine) -> list[Problem]
 
 
 CHECKS = (each_setting, model_is_named, lengths_fit, gpu_settings_have_a_gpu,
-          engine_is_possible, vllm_can_draw, gpu_is_free, processes_can_share, server_is_named,
-          rewards_have_their_columns, source_is_complete, reporter_is_installed)
+          engine_is_possible, vllm_can_draw, loss_can_be_compiled, gpu_is_free,
+          processes_can_share, server_is_named, rewards_have_their_columns, source_is_complete,
+          reporter_is_installed)

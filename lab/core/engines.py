@@ -18,6 +18,9 @@ TITLES = {UNSLOTH: "Unsloth + vLLM", TRL_VLLM: "TRL + vLLM", TRL: "TRL on the GP
 # it is a hundredth of the run at most.
 GRAPHS_COST, GRAPHS_GAIN = 5.0, 0.003
 COMPILE_FROM = 100_000
+# Unsloth's compiled loss is unrolled, one piece of the graph for each chunk of a batch's logits:
+# 8 took 19 s to compile, 32 took 72 s, and 64 were not done after two minutes (docs/gpu.md).
+COMPILE_A_CHUNK, MOST_COMPILED = 2.3, 32
 FREE_TO_TAKE = 0.9  # of the free memory of a GPU that is shared
 MOST_SEQUENCES = 255  # at once in vLLM; Unsloth takes 256 for "choose yourself"
 
@@ -64,9 +67,9 @@ def choose_stack(wanted: str, machine: Machine) -> Choice:
         return Choice("cpu", f"the {gpu.name} has compute capability {gpu.capability} and the gpu "
                       f"stack needs {CAPABILITY}")
     if machine.packages.get("torch", "").endswith("+cpu"):
-        return Choice("cpu", f"there is a {gpu.name}, but the torch that is installed has no CUDA; "
-                      "`STACK=gpu make setup` installs the gpu stack")
-    return Choice("gpu", f"there is a {gpu.name} with {gpu.memory_gb:.0f} GB")
+        return Choice("cpu", f"the {gpu.name} was found, but the torch that is installed has no "
+                      "CUDA; `STACK=gpu make setup` installs the gpu stack")
+    return Choice("gpu", f"the {gpu.name} with {gpu.memory_gb:.0f} GB was found")
 
 
 def trouble_with_driver(driver: str) -> str:
@@ -156,9 +159,27 @@ def _cuda_graphs(settings: Settings) -> Choice:
                   f"{GRAPHS_COST:.0f} s they cost at the start")
 
 
+def chunks_of_an_answer(settings: Settings, compiled: bool) -> int:
+    """In how many pieces Unsloth takes an answer's logits; its own rule where nothing is compiled.
+
+    Its rule never takes fewer than 4, which only makes compiling longer.
+    """
+    train = settings.train
+    return max(1 if compiled else 4,
+               (train.max_prompt_length + train.max_completion_length) // 4096)
+
+
+def compiled_chunks(settings: Settings) -> int:
+    """Pieces of the graph that compiling the loss unrolls."""
+    return settings.train.per_device_train_batch_size() * chunks_of_an_answer(settings, True)
+
+
 def _compiled_loss(settings: Settings) -> Choice:
     wanted = settings.hardware.compile_loss
-    if wanted != "auto":
+    if wanted == "on":
+        return Choice(wanted, "it was asked for; the first step takes about "
+                      f"{compiled_chunks(settings) * COMPILE_A_CHUNK:.0f} s longer")
+    if wanted == "off":
         return Choice(wanted, "it was asked for")
     return Choice("off", "compiling takes from 20 s to minutes, and later steps were no quicker")
 

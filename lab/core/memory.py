@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lab.core.engines import MOST_SEQUENCES, Plan, plan_of
+from lab.core.engines import MOST_SEQUENCES, Plan, chunks_of_an_answer, plan_of
 from lab.core.machine import Choice
 from lab.core.settings import CPU, TRL, TRL_VLLM, UNSLOTH, Settings
 from lab.core.shapes import Shape
@@ -44,7 +44,6 @@ LOGITS_UNSLOTH_COMPILED = 2  # compiled, it keeps them in 16 bit and makes the r
 LOGITS_UNSLOTH_CHUNK = 12  # one chunk's gradients and copies on top
 LOGITS_TRL = 8  # 32-bit logits of the whole batch at once, and their gradient
 LOGITS_CPU = 16  # without the fused kernel: and the parts of the gradient before they are added
-UNSLOTH_CHUNKS = 4  # chunks for each answer, or one for each 4,096 tokens where that is more
 COPY_SHARE = 0.2  # of the memory that is left: up to so much a merged copy of the base may take
 
 
@@ -249,8 +248,7 @@ def _logits_bytes(shape: Shape, settings: Settings, engine: str, compiled: bool,
         return words * LOGITS_CPU
     if engine != UNSLOTH:
         return words * LOGITS_TRL
-    chunks = max(UNSLOTH_CHUNKS, _length(settings) // 4096)
-    chunk = answer * shape.vocabulary / chunks
+    chunk = answer * shape.vocabulary / chunks_of_an_answer(settings, compiled)
     return (words * (LOGITS_UNSLOTH_COMPILED if compiled else LOGITS_UNSLOTH)
             + chunk * LOGITS_UNSLOTH_CHUNK)
 

@@ -120,6 +120,8 @@ TRANSLATIONS = (
                 "Its folder is gone, or not written yet.", "Choose another checkpoint."),
     Translation((), r"LoRA rank \d+ is greater than max_lora_rank", "This adapter's rank is higher "
                 "than the engine was started for.", "", "Ask again: the engine is started anew."),
+    Translation((), r"Call to add_lora method failed", "This adapter cannot be loaded.", "",
+                "Choose another checkpoint, and the model that its run was trained on."),
     Translation(("OSError", "RuntimeError", "SafetensorError"), r"No space left on device|errno 28",
                 "The disk is full.", "A checkpoint or log could not be written.",
                 "Free some space, then resume the run from its last checkpoint."),
