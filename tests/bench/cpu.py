@@ -21,6 +21,7 @@ from lab.core.catalog import RECIPES
 from lab.services.jobs import worker_environment
 from lab.services.lab import Lab
 from lab.services.workspace import PROJECT
+from tests.bench.measure import first_point
 from tests.browser import App, chromium, open_tab
 
 WARM = 3  # steps that are left out of the medians
@@ -84,14 +85,9 @@ def start_up(root: Path) -> None:
     app = App(root / "start").start()
     print(f"\npython app.py to a served page   {time.perf_counter() - begun:6.1f} s")
     app.end()
-    lab = Lab.at(root / "start")
-    settings = RECIPES["starter"].settings().with_values({"train.max_steps": 2})
-    begun = time.perf_counter()
-    folder = lab.jobs.start(settings)
-    while not lab.runs.log(folder.id).steps and lab.runs.get(folder.id).is_active:
-        time.sleep(0.02)
-    print(f"Start to the first reward point  {time.perf_counter() - begun:6.1f} s")
-    lab.jobs.wait(folder.id)
+    seconds = first_point(Lab.at(root / "start"), RECIPES["starter"].settings().with_values(
+        {"train.max_steps": 2}))
+    print(f"Start to the first reward point  {seconds:6.1f} s")
 
 
 def memory(root: Path, points: int = 10_000) -> None:

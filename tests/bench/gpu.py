@@ -1,21 +1,24 @@
-"""`make bench` on a GPU: the lab, the classic notebook and plain TRL, one after the other.
+"""`make bench` on a GPU: speed, memory and start-up of the lab, beside the notebook and plain TRL.
 
-    python -m tests.bench.gpu [--model FOLDER_OR_SHAPE] [--steps 12] [--only lab notebook ...]
+    python -m tests.bench.gpu [--root DIR] [--budget SECONDS] [--only lab notebook ...]
 
-All sides get the same model, data, seed and settings: the gsm8k recipe, on word problems, with a
-model of random weights, so that nothing is downloaded and every answer runs to its limit. Each side
-is a process of its own with a time limit; what it prints is kept in the root's logs. With the same
---root, sides that were measured before are kept and join the table.
+All sides of the speed rows get the same model, data, seed and settings: the gsm8k recipe, on word
+problems, with a model of random weights, so that nothing is downloaded and every answer runs to its
+limit. Each row is a process of its own with a time limit; the root keeps what it prints. With the
+same --root, rows that were measured before are kept and join the tables: where time is
+short, call it again until all rows are there.
 """
 
 import argparse
 import json
 import statistics
 import tempfile
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from lab.core.catalog import RECIPES
-from lab.core.settings import GRAPHS, Settings
+from lab.core.settings import GRAPHS, TRL, TRL_VLLM, UNSLOTH, Settings
 from lab.services import machine
 from tests.bench import measure
 
@@ -23,40 +26,64 @@ WARM = 3  # steps that are left out of the medians
 PARTS = ("step", "generation", "reward", "update")
 
 TRAIN = ["tests.bench.lab_side", "train"]
-TRL = ["tests.bench.plain_trl"]
-ROWS = {  # name: (module and job, what comes after the run's folder)
-    "lab": (TRAIN, ["--engine", "unsloth"]),
-    "lab-decode": (TRAIN, ["--engine", "unsloth", "--graphs", "decode"]),
-    "lab-eager": (TRAIN, ["--engine", "unsloth", "--graphs", "off"]),
-    "notebook": (["tests.bench.notebook"], []),
-    "trl": (TRL, ["--engine", "transformers"]),
-    "trl-vllm": (TRL, ["--engine", "vllm"]),
-    "compare": (["tests.bench.lab_side", "compare"], []),
-    "lab-trl": (TRAIN, ["--engine", "trl"]),
-    "lab-trl-vllm": (TRAIN, ["--engine", "trl-vllm"]),
+TRL_SIDE = ["tests.bench.plain_trl"]
+MEMORY = "tests.bench.memory"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement: module and job, what follows the run's folder, and the seconds it takes on
+    a slow machine. It is not begun where less is left of the budget."""
+
+    command: list[str]
+    more: tuple[str, ...] = ()
+    takes: int = 200
+
+
+ROWS = {  # what is wanted most stands first
+    "lab": Row(TRAIN, ("--engine", UNSLOTH), 260),  # the first of these compiles for the others
+    "notebook": Row(["tests.bench.notebook"]),
+    "compare": Row(["tests.bench.lab_side", "compare"], takes=150),
+    "trl": Row(TRL_SIDE, ("--engine", "transformers"), 150),
+    "trl-vllm": Row(TRL_SIDE, ("--engine", "vllm"), 180),
+    "1.5b-4bit": Row([MEMORY, "1.5b-4bit"], takes=150),
+    "8b-4bit-1k": Row([MEMORY, "8b-4bit-1k"], ("--steps", "2"), 240),
+    "8b-4bit-20k": Row([MEMORY, "8b-4bit-20k"], ("--steps", "1"), 560),
+    "lab-decode": Row(TRAIN, ("--engine", UNSLOTH, "--graphs", "decode")),
+    "lab-compiled": Row(TRAIN, ("--engine", UNSLOTH, "--compile", "on"), 240),
+    "start": Row(["tests.bench.lab_side", "start"], takes=120),
+    "lab-trl-vllm": Row(TRAIN, ("--engine", TRL_VLLM)),
+    "lab-trl": Row(TRAIN, ("--engine", TRL), 150),
+    "lab-eager": Row(TRAIN, ("--engine", UNSLOTH, "--graphs", "off")),
 }
-DEFAULT_ROWS = ("lab", "notebook", "trl", "trl-vllm", "compare")
+CASES = [name for name, row in ROWS.items() if row.command[0] == MEMORY]
+TO_TELL = 30  # seconds that a case of memory keeps, to make its model and to tell why it failed
 SLOW = ("trl", "lab-trl")  # half the steps tell enough of them
 
 GOALS = (  # ours, theirs, what is compared, "<=" or ">=", how much
     ("lab", "notebook", "seconds a step", "<=", 1.02),
     ("lab-decode", "notebook", "seconds a step", "<=", 1.02),
+    ("lab-compiled", "lab", "seconds a step", "<=", 1.0),
     ("lab", "trl", "completions a second", ">=", 5.0),
     ("lab", "trl-vllm", "completions a second", ">=", 1.0),
     ("lab-trl-vllm", "trl-vllm", "completions a second", ">=", 1.0),
     ("lab-trl", "trl", "completions a second", ">=", 1.0),
 )
 PAIR_GOAL = 1.8
+START_GOALS = {"cold": 60, "warm": 25}  # seconds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="qwen2.5-1.5b", help="a folder, or a shape by name")
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--only", nargs="+", choices=ROWS, default=DEFAULT_ROWS)
+    parser.add_argument("--only", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--again", action="store_true", help="also rows that were measured before")
+    parser.add_argument("--budget", type=float, default=float("inf"),
+                        help="seconds: a row that may not end in time is left for the next call")
     parser.add_argument("--out", type=Path, help="also write the raw figures to this file")
     parser.add_argument("--root", type=Path, help="keep runs, logs and models here")
-    parser.add_argument("--limit", type=float, default=300, help="seconds for one side")
+    parser.add_argument("--limit", type=float, default=600, help="seconds for one row")
     parser.add_argument("--answer", type=int, default=256, help="tokens of the longest answer")
     parser.add_argument("--prompts", type=int, default=4, help="questions a step, 8 answers each")
     parser.add_argument("--share", type=float, default=0.3, help="of the GPU's memory, for vLLM")
@@ -64,6 +91,7 @@ def main() -> None:
     parser.add_argument("--graphs", choices=GRAPHS[1:], default="full", help="CUDA graphs")
     parser.add_argument("--compile", choices=("on", "off"), default="off", help="Unsloth's loss")
     options = parser.parse_args()
+    options.until = time.monotonic() + options.budget
     if options.root:
         measure_all(options, options.root.resolve())
     else:
@@ -81,16 +109,25 @@ def measure_all(options: argparse.Namespace, root: Path) -> None:
     rows = json.loads(kept.read_text()) if kept.exists() else {}
     facts = machine.look(root)
     for name in options.only:
+        if name in rows and "problem" not in rows[name] and not options.again:
+            continue
+        left = options.until - time.monotonic()
+        if left < ROWS[name].takes:
+            print(f"{name}: left for the next call ({left:.0f} s are left)", flush=True)
+            continue
         print(f"{name} ...", end=" ", flush=True)
-        command, more = ROWS[name]
-        more = [*more, *switches(name, options)]
-        row = measure.run([*command, str(run), *more], options.limit, root / "logs" / f"{name}.log")
+        more = [*ROWS[name].more, *switches(name, options)]
+        limit = min(options.limit, left)
+        where = [str(run)] if name not in CASES else ["--root", str(root), "--limit",
+                                                      str(limit - TO_TELL)]
+        row = measure.run([*ROWS[name].command, *where, *more], limit,
+                          root / "logs" / f"{name}.log", root / "lab" / "caches")
         print(f"{row['wall']} s: {row.get('problem', 'done')}", flush=True)
         if "problem" in row:
-            if "tests.bench.lab_side" in command:
+            if "tests.bench.lab_side" in ROWS[name].command:
                 row["last_lines"] += measure.last_lines(root / "lab")
-            print(*row["last_lines"], sep="\n", flush=True)
-        rows[name] = row | {"settings": settings.to_dict(), "switches": more}
+            print(*row.get("last_lines", ()), sep="\n", flush=True)
+        rows[name] = {"settings": settings.to_dict()} | row | {"switches": more}
         kept.write_text(json.dumps(rows, indent=1))
         if options.out:
             options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -130,7 +167,7 @@ def report(rows: dict[str, dict]) -> str:
             parts = " | ".join(f"{own[part]:.3f}" for part in PARTS)
             lines.append(f"| {engine_of(name, row)} | {parts} | {own['tokens']:.0f} | "
                          f"{own['pace']:.2f} | {row['ready']:.0f} | {row['peak_gb']:.1f} |")
-        elif "problem" in row:
+        elif "problem" in row and name not in CASES:
             lines.append(f"| {name} | {row['problem']} |{' |' * 7}")
     lines.append("")
     for ours, theirs, what, sign, goal in GOALS:
@@ -142,7 +179,28 @@ def report(rows: dict[str, dict]) -> str:
                          f"({'met' if met else 'missed'}: {sign} {goal})")
     if "pair" in rows.get("compare", {}):
         lines += pairs(rows["compare"])
-    return "\n".join(lines)
+    if "cold" in rows.get("start", {}):
+        lines += [f"- Start to the first point, caches {name}: {rows['start'][name]:.1f} s "
+                  f"({'met' if rows['start'][name] <= goal else 'missed'}: <= {goal})"
+                  for name, goal in START_GOALS.items()]
+    return "\n".join([*lines, *memory_table({name: rows[name] for name in CASES
+                                             if name in rows})])
+
+
+def memory_table(rows: dict[str, dict]) -> list[str]:
+    """Markdown: one line for each case of memory."""
+    if not rows:
+        return []
+    lines = ["", "| run | share of vLLM | estimate | measured | estimate / measured | goal |",
+             "|---" * 6 + "|"]
+    for name, row in rows.items():
+        if "ratio" not in row:
+            lines.append(f"| {name} | {row.get('problem', 'not measured')} |{' |' * 4}")
+            continue
+        met = "met" if row["peak_gb"] <= row["goal_gb"] else "missed"
+        lines.append(f"| {name} | {row['share']:.3f} | {row['estimate_gb']:.1f} GB | "
+                     f"{row['peak_gb']:.1f} GB | {row['ratio']:.2f} | {row['goal_gb']} GB, {met} |")
+    return lines
 
 
 def figures_of(row: dict) -> dict[str, float]:

@@ -2,24 +2,29 @@
 
     python -m tests.bench.lab_side train RUN_FOLDER [--engine unsloth] [--steps N]
     python -m tests.bench.lab_side compare RUN_FOLDER
+    python -m tests.bench.lab_side start RUN_FOLDER
 
 `train` runs the settings of the folder through Jobs; `compare` asks base and adapter through Chat.
-The lab's own root is the folder `lab` beside it.
+The lab's own root is the folder `lab` beside it. `start` takes the starter recipe instead, in a
+root without caches, and once more with what the first time left there.
 """
 
 import argparse
 import json
+import shutil
 import sys
 import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 
+from lab.core.catalog import RECIPES
 from lab.core.problems import LabError
-from lab.core.settings import ENGINES, GRAPHS, Sampling, Settings
+from lab.core.settings import ENGINES, GRAPHS, SWITCH, Sampling, Settings
 from lab.services.chat import Chat, Side
 from lab.services.lab import Lab
 from lab.services.models import model_folder
+from tests.bench import measure
 
 NAMES = {"step": "seconds/step", "generation": "seconds/generation", "reward": "seconds/reward",
          "update": "seconds/update", "reward_value": "reward/weighted",
@@ -32,18 +37,20 @@ RANK = 16
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("job", choices=("train", "compare"))
+    parser.add_argument("job", choices=("train", "compare", "start"))
     parser.add_argument("folder", type=Path, help="with settings.json")
     parser.add_argument("--engine", choices=ENGINES)
     parser.add_argument("--graphs", choices=GRAPHS)
+    parser.add_argument("--compile", choices=SWITCH, help="Unsloth's loss")
     parser.add_argument("--steps", type=int)
     options = parser.parse_args()
     told = json.loads((options.folder / "settings.json").read_text(encoding="utf-8"))
     settings = Settings.from_dict(told["settings"]).with_values({
         key: value for key, value in (("hardware.engine", options.engine),
                                       ("hardware.cuda_graphs", options.graphs),
+                                      ("hardware.compile_loss", options.compile),
                                       ("train.max_steps", options.steps)) if value})
-    job = {"train": train, "compare": compare}[options.job]
+    job = {"train": train, "compare": compare, "start": start}[options.job]
     try:
         print(json.dumps(job(settings, options.folder.resolve().parent / "lab")), flush=True)
     except LabError as error:
@@ -62,6 +69,14 @@ def train(settings: Settings, root: Path) -> dict:
         sys.exit(f"The run is {run.status}: {run.problem}")
     return {"steps": steps_of(log), "ready": log.started_at - begun, "facts": log.started.facts,
             "notices": [notice.text for notice in log.notices]}
+
+
+def start(settings: Settings, root: Path) -> dict:
+    """Seconds from Start to the first point of the starter recipe's curve, cold and warm."""
+    fresh = root.with_name("start")
+    shutil.rmtree(fresh, ignore_errors=True)
+    settings = RECIPES["starter"].settings().with_values({"train.max_steps": 2})
+    return {name: measure.first_point(Lab.at(fresh), settings) for name in ("cold", "warm")}
 
 
 def steps_of(log) -> list[dict]:

@@ -15,6 +15,7 @@ import psutil
 from lab.core.settings import Settings
 from lab.services import datasets
 from lab.services.jobs import worker_environment
+from lab.services.lab import Lab
 from lab.services.models import model_folder
 from lab.services.workspace import PROJECT
 
@@ -64,17 +65,19 @@ class Gauge:
         return self.highest - self.before
 
 
-def run(arguments: list[str], limit: float, log: Path) -> dict:
+def run(arguments: list[str], limit: float, log: Path, caches: Path | None = None) -> dict:
     """What `python -m ...` prints as its last line of JSON, or {"problem": why there is none}.
 
-    Its output is kept in `log`. At the limit it is ended with all that it started.
+    Its output is kept in `log`. At the limit it is ended with all that it started. `caches` is a
+    lab's folder of compiled code, for sides that are not the lab: no side compiles for another.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
     with log.open("w", encoding="utf-8") as out, Gauge() as gauge:
         child = subprocess.Popen([sys.executable, "-m", *arguments], cwd=PROJECT, stdout=out,
                                  stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                                 env=worker_environment() | {"CUDA_VISIBLE_DEVICES": device()})
+                                 env=worker_environment() | _caches(caches)
+                                 | {"CUDA_VISIBLE_DEVICES": device()})
         try:
             code = child.wait(limit)
         except subprocess.TimeoutExpired:
@@ -89,9 +92,16 @@ def run(arguments: list[str], limit: float, log: Path) -> dict:
     wall = {"wall": round(time.monotonic() - begun, 1), "peak_gb": round(gauge.peak, 2)}
     settle(gauge.before)
     if told and (code == 0 or "steps" in told):
-        return told | wall
+        return wall | told  # a row that measures a run of its own knows better
     why = f"not done after {limit:.0f} s" if code is None else f"exit status {code}"
     return {"problem": why, "last_lines": lines[-15:]} | wall
+
+
+def _caches(folder: Path | None) -> dict[str, str]:
+    if folder is None:
+        return {}
+    return {"VLLM_CACHE_ROOT": str(folder / "vllm"), "TRITON_CACHE_DIR": str(folder / "triton"),
+            "TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
 
 
 def _object(line: str) -> dict | None:
@@ -123,6 +133,19 @@ def settle(before: float, patience: float = 60.0) -> None:
     limit = time.monotonic() + patience
     while used_gb() > before + 0.5 and time.monotonic() < limit:
         time.sleep(0.5)
+
+
+def first_point(lab: Lab, settings: Settings) -> float:
+    """Seconds from Start to the first point of a run's curve; the run ends by itself."""
+    begun = time.monotonic()
+    folder = lab.jobs.start(settings)
+    while not lab.runs.log(folder.id).steps and lab.runs.get(folder.id).is_active:
+        time.sleep(0.02)
+    seconds = time.monotonic() - begun
+    run = lab.jobs.wait(folder.id)
+    if run.status != "finished":
+        raise SystemExit(f"The run is {run.status}: {run.problem}")
+    return seconds
 
 
 def model(shape: str, cache: Path) -> Path:
