@@ -136,6 +136,9 @@ class Tree:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=os.name != "nt",
+            # Where the suite runs in the background, the shell has switched Ctrl-C off.
+            preexec_fn=None if os.name == "nt" else
+            lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:

@@ -221,6 +221,8 @@ def environment(settings: Settings, plan: Plan, caches: Path, versions: dict[str
         return {}
     told = {
         "VLLM_CACHE_ROOT": str(caches / "vllm"), "VLLM_NO_USAGE_STATS": "1",
+        # TRL silences vLLM, whose lines say what a start is busy with, and why it failed.
+        "VLLM_LOGGING_LEVEL": "INFO",
         # FlashInfer compiles its sampler with nvcc and ninja, which few machines have.
         "VLLM_USE_FLASHINFER_SAMPLER": "0",
         "TRITON_CACHE_DIR": str(caches / "triton"),
