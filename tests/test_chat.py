@@ -6,10 +6,14 @@ import threading
 
 import pytest
 
+from lab.backends import plain
 from lab.core.problems import BadModel, LabError, WorkFailed
 from lab.core.prompts import messages
 from lab.core.settings import Sampling
 from lab.services.chat import Side
+from lab.services.workspace import STARTER_FOLDER
+from tests.bench import shapes
+from tests.bench.lab_side import some_adapter
 
 QUESTION = messages("Tom has 3 apples. He buys 4 more. How many apples does Tom have now?", "")
 GREEDY = Sampling(temperature=0.0, top_p=1.0, max_tokens=40)
@@ -111,3 +115,18 @@ def test_a_worker_that_dies_is_said_and_started_anew(run):
     with pytest.raises(WorkFailed, match="ended"):
         list(stream)
     assert answers(lab, run, [Side(QUESTION)], GREEDY)
+
+
+def test_an_adapter_of_another_model_is_known_by_its_layers(run, tmp_path):
+    starter = str(STARTER_FOLDER)
+    plain.check_adapter(starter, run[1].folder.adapter)
+    shapes.make("tiny-llama", tmp_path / "tiny")
+    other = some_adapter(str(tmp_path / "tiny"), tmp_path / "other")
+    plain.check_adapter(str(tmp_path / "tiny"), other)
+    with pytest.raises(BadModel, match="does not fit the model.*has 512 values where .* has 256"):
+        plain.check_adapter(starter, other)
+    with pytest.raises(BadModel, match="does not fit the model"):
+        plain.check_adapter(str(tmp_path / "tiny"), run[1].folder.adapter)
+    (other / "adapter_model.safetensors").write_bytes(b"half a file")
+    with pytest.raises(BadModel, match="cannot be read"):
+        plain.check_adapter(starter, other)

@@ -18,7 +18,7 @@ from lab.backends.scoreboard import Scoreboard
 from lab.core.engines import Plan
 from lab.core.memory import COPY_SHARE
 from lab.core.problems import WorkFailed
-from lab.core.settings import CPU, Settings
+from lab.core.settings import Settings
 
 
 class Engine:
@@ -26,7 +26,7 @@ class Engine:
 
     def __init__(self, plan: Plan, settings: Settings, path: str) -> None:
         self.plan, self.settings, self.path = plan, settings, path
-        self.on_gpu = plan.engine != CPU
+        self.on_gpu = plan.on_gpu
         # Each process has the whole base. Where it is cut in parts only TRL can draw answers.
         self.whole = (settings.hardware.sharding == "ddp"
                       or settings.hardware.processes() == 1)

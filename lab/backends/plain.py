@@ -1,12 +1,14 @@
 """Loads models and adapters with transformers and peft, and turns conversations into tokens."""
 
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from lab.backends import gpu
 from lab.core.problems import BadModel
@@ -49,12 +51,63 @@ def load_model(model: str, on_gpu: bool = False, in_4bit: bool = False):
     return loaded.eval()
 
 
+def weights_of_adapter(folder: Path) -> Path:
+    """The file with an adapter's weights. Raises BadModel where there is none."""
+    weights = folder / "adapter_model.safetensors"
+    if not weights.is_file():
+        raise BadModel(f"There is no adapter in {folder}.", f"{weights.name} is missing.",
+                       "Choose a checkpoint that exists, or wait for the first one.")
+    return weights
+
+
+def check_adapter(model: str, folder: Path) -> None:
+    """Raise BadModel if an adapter's layers are not those of this model. Loads neither.
+
+    vLLM copies what it finds into its own place, also from an adapter of another shape, and
+    answers. Where a model's layers have names of another kind altogether, nothing is said.
+    """
+    layers, wrong, known = layers_of(model), [], 0
+    for key, shape in shapes_in(weights_of_adapter(folder)).items():
+        name, _, part = key.removeprefix("base_model.model.").rpartition(".lora_")
+        if name not in layers:
+            wrong.append(f"{name} is not one of its layers.")
+            continue
+        known += 1
+        side = 1 if part.startswith("A") else 0  # A is (rank, inputs), B is (outputs, rank)
+        if shape[side] != layers[name][side]:
+            wrong.append(f"{name} has {layers[name][side]} values where the adapter has "
+                         f"{shape[side]}.")
+    if wrong and known:
+        raise misfit(wrong[0])
+
+
+def shapes_in(weights: Path) -> dict[str, list[int]]:
+    """{name: shape} of what a safetensors file holds. Raises BadModel if it cannot be read."""
+    try:
+        with safe_open(weights, "pt") as file:
+            return {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise BadModel("This adapter cannot be read.", f"{weights}: {error}",
+                       "Choose another checkpoint, or train it again.") from error
+
+
+def misfit(why: str) -> BadModel:
+    return BadModel("This adapter does not fit the model.", f"It was trained on another one: {why}",
+                    "Choose the model that the run was trained on.")
+
+
+@functools.cache
+def layers_of(model: str) -> dict[str, tuple[int, int]]:
+    """{name: (outputs, inputs)} of a model's linear layers, from its configuration alone."""
+    with torch.device("meta"):
+        made = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
+    return {name: (layer.out_features, layer.in_features)
+            for name, layer in made.named_modules() if isinstance(layer, torch.nn.Linear)}
+
+
 def load_adapter(base, folder: Path, name: str):
     """Add an adapter to a base model, or to one with adapters. Raises BadModel if it misfits."""
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise BadModel(f"There is no adapter in {folder}.",
-                       "adapter_model.safetensors is missing.",
-                       "Choose a checkpoint that exists, or wait for the first one.")
+    weights_of_adapter(folder)
     try:
         if isinstance(base, PeftModel):
             base.load_adapter(str(folder), adapter_name=name)
@@ -62,9 +115,7 @@ def load_adapter(base, folder: Path, name: str):
         else:
             loaded = PeftModel.from_pretrained(base, str(folder), adapter_name=name)
     except (RuntimeError, ValueError, KeyError, OSError) as error:
-        raise BadModel("This adapter does not fit the model.",
-                       f"It was trained on another one: {_first_line(error)}",
-                       "Choose the model that the run was trained on.") from error
+        raise misfit(_first_line(error)) from error
     return loaded.eval()
 
 

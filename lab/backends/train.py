@@ -19,7 +19,7 @@ from lab.core import events
 from lab.core.engines import TITLES
 from lab.core.problems import BadData
 from lab.core.prompts import messages
-from lab.core.settings import CPU, Settings
+from lab.core.settings import Settings
 
 
 def train(engine: Engine, settings: Settings, rows: list[dict], folder: Path, say,
@@ -31,7 +31,7 @@ def train(engine: Engine, settings: Settings, rows: list[dict], folder: Path, sa
     begun = time.monotonic()
     if settings.hardware.threads:
         torch.set_num_threads(settings.hardware.threads)
-    on_gpu = engine.plan.engine != CPU
+    on_gpu = engine.on_gpu
     if on_gpu:
         gpu.take()
     gauge = gpu.Gauge(on_gpu)

@@ -13,8 +13,8 @@ from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from lab.backends import plain
 from lab.backends.graphs import decode_graphs
-from lab.core.problems import BadModel
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM can be started for
 SEQUENCES = 64  # at once: an evaluation asks hundreds of questions
@@ -64,13 +64,10 @@ class VllmAnswers:
 
         A request with an adapter that cannot be loaded would end the whole engine.
         """
-        weights = Path(folder) / "adapter_model.safetensors"
-        if not weights.is_file():
-            raise BadModel(f"There is no adapter in {folder}.",
-                           "adapter_model.safetensors is missing.",
-                           "Choose a checkpoint that exists, or wait for the first one.")
+        weights = plain.weights_of_adapter(Path(folder))
         key = (folder, weights.stat().st_mtime)
         if key not in self.adapters:
+            await asyncio.to_thread(plain.check_adapter, self.settings.model, Path(folder))
             number = next(self._numbers)
             request = LoRARequest(f"adapter-{number}", number, folder)
             await self.engine.add_lora(request)

@@ -36,10 +36,12 @@ class Plan:
     compile_loss: bool = False
     max_num_seqs: int = 0  # answers that vLLM draws at once
     notes: tuple[str, ...] = ()  # reasons for the choices above, as sentences
+    on_gpu: bool = True  # the engines but one are meant for a GPU; tests run them on a CPU too
 
     @classmethod
     def from_dict(cls, told: dict) -> "Plan":
-        return cls(**{**told, "notes": tuple(told.get("notes", ()))})
+        return cls(**{"on_gpu": told["engine"] != CPU, **told,
+                      "notes": tuple(told.get("notes", ()))})
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def _against_trl_vllm(settings: Settings, machine: Machine) -> str:
 def plan_of(choice: Choice, settings: Settings) -> Plan:
     """How this engine will be started for these settings."""
     if choice.value in (CPU, TRL):
-        return Plan(choice.value, choice.why)
+        return Plan(choice.value, choice.why, on_gpu=choice.value != CPU)
     share = settings.hardware.gpu_memory_utilization
     sequences = min(MOST_SEQUENCES, settings.train.answers_per_step())
     if choice.value == TRL_VLLM:
@@ -191,7 +193,7 @@ def plan_to_answer(settings: Settings, machine: Machine) -> Plan:
     """
     stack = choose_stack(settings.hardware.stack, machine)
     if stack.value == "cpu":
-        return Plan(CPU, stack.why)
+        return Plan(CPU, stack.why, on_gpu=False)
     if "vllm" not in machine.packages:
         return Plan(TRL, "vllm is not installed")
     if settings.hardware.engine == TRL:
@@ -258,7 +260,7 @@ def launch_command(python: str, folder: str, settings: Settings, plan: Plan,
             "--main_process_port", str(hardware.main_process_port), "--dynamo_backend", "no"]
     if hardware.num_machines > 1:
         told += ["--main_process_ip", hardware.main_process_ip]
-    if plan.engine == CPU:
+    if not plan.on_gpu:
         told += ["--cpu", "--mixed_precision", "no", "--num_cpu_threads_per_process", "1"]
     else:
         told += ["--mixed_precision", "bf16", *SHARDING[hardware.sharding]]

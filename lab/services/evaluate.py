@@ -10,7 +10,7 @@ from statistics import fmean
 
 from lab.core import engines
 from lab.core.problems import BadData, Problem, RunError, WorkFailed, explained_by_log
-from lab.core.settings import CPU, Settings
+from lab.core.settings import Settings
 from lab.core.stats import paired_difference, wins
 from lab.services import datasets, machine, processes
 from lab.services.chat import engine_request
@@ -46,7 +46,7 @@ def evaluate(run: Run, checkpoint: int | None = None, n: int = 200, seed: int = 
                                         Workspace(run.folder.path.parent).caches)
     (base, tuned), effect = _sides({
         "model": model_folder(settings), "in_4bit": settings.model.load_in_4bit,
-        "on_gpu": plan.engine != CPU, "engine": engine_request(settings, plan),
+        "on_gpu": plan.on_gpu, "engine": engine_request(settings, plan),
         "adapters": [None, str(adapter)], "rows": rows,
         "system_prompt": settings.data.system_prompt,
         "chosen": [c.to_dict() for c in settings.rewards.chosen],
