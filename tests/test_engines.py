@@ -16,7 +16,7 @@ from lab.backends import phases
 from lab.core import checks, engines, events, problems
 from lab.core.catalog import RECIPES
 from lab.core.machine import Choice, Gpu, GpuProcess, Machine
-from lab.core.settings import CPU, TRL, TRL_VLLM, UNSLOTH, Settings
+from lab.core.settings import CPU, SHARDINGS, TRL, TRL_VLLM, UNSLOTH, Settings
 from lab.services import datasets, machine
 from lab.services.jobs import _from_the_one_that_worked, record
 from lab.services.runs import worker_of
@@ -156,10 +156,37 @@ def test_several_processes_go_through_accelerate():
         "hardware.num_processes": 4, "hardware.num_machines": 2,
         "hardware.main_process_ip": "10.0.0.1", "hardware.sharding": "fsdp"})
     told = " ".join(engines.launch_command("python", "/run", hosts, plan, rank=1))
+    on_cpu = engines.launch_command("python", "/run", hosts, dataclasses.replace(
+        plan, on_gpu=False), rank=1)
+    assert "torch.distributed.run" in on_cpu and "10.0.0.1" in on_cpu  # accelerate starts one
     for part in ("accelerate.commands.launch", "--num_processes 8", "--num_machines 2",
                  "--machine_rank 1", "--main_process_ip 10.0.0.1", "--use_fsdp",
                  "-m lab.worker engine /run trl"):
         assert part in told
+
+
+@pytest.mark.parametrize("sharding", SHARDINGS)
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_accelerate_takes_the_command_and_starts_as_many_processes(sharding, hosts):
+    from accelerate.commands.launch import launch_command_parser
+    from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+
+    asked = SIXTEEN_BIT.with_values({
+        "hardware.num_processes": 2, "hardware.num_machines": hosts, "hardware.sharding": sharding,
+        "hardware.main_process_ip": "10.0.0.1" if hosts > 1 else ""})
+    plan = engines.plan_of(Choice(TRL, ""), asked)
+    _, _, _, *told = engines.launch_command("python", "/run", asked, plan, rank=hosts - 1)
+    args = launch_command_parser().parse_args(told)
+    if sharding == "zero3":
+        args.deepspeed_fields_from_accelerate_config = ""  # set on the way by launch_command
+        command, set_up = prepare_deepspeed_cmd_env(args)
+        assert command is None  # torch's launcher: not one that starts the other hosts over ssh
+        assert set_up["ACCELERATE_DEEPSPEED_ZERO_STAGE"] == "3"
+    else:
+        set_up = prepare_multi_gpu_env(args)
+        assert set_up.get("ACCELERATE_USE_FSDP", "false") == str(sharding == "fsdp").lower()
+    assert args.nproc_per_node == "2" and args.module
+    assert (args.training_script, args.training_script_args[-1]) == ("lab.worker", TRL)
 
 
 def test_what_has_to_be_started_elsewhere_is_named():
@@ -361,13 +388,29 @@ def test_two_processes_train_one_run_and_it_is_the_same_run_folder(lab, quick):
     assert run.status == "finished" and run.step == 6, folder.log.read_text()
     log = lab.runs.log(folder.id)
     assert list(log.steps) == [1, 2, 3, 4, 5, 6] and folder.checkpoints() == [2, 4, 6]
-    assert log.started.facts["processes"] == 2
+    assert log.started.facts["processes"] == 2  # as the trainer counts them
     step, groups = log.groups_at()
     assert all(len(group["answers"]) == 4 for group in groups)
     # The trainer's own mean is gathered over both processes; so must ours be.
-    assert log.newest("reward/weighted") == pytest.approx(log.newest("reward"), abs=1e-3)
+    curves = log.curves()
+    assert curves["reward/weighted"] == pytest.approx(curves["reward"], abs=1e-5)
     resumed = lab.jobs.wait(lab.jobs.resume(folder.id, 8).id)
     assert resumed.status == "finished" and resumed.step == 8, folder.log.read_text()
+
+
+def test_processes_that_did_not_come_together_are_a_failed_run(lab, quick):
+    folder = lab.workspace.new_run("alone")
+    asked = quick.with_values({"hardware.num_processes": 2, "train.prompts_per_step": 4})
+    facts = machine.look(lab.workspace.root)
+    datasets.write_split(datasets.load(asked.data, 1), folder.path)
+    told = record(asked, facts, "alone", [], folder, lab.workspace.caches)
+    told["plans"][0]["command"] = [sys.executable, "-m", "lab.worker", "engine",
+                                   str(folder.path), CPU]  # as a launcher that starts only one
+    folder.settings.write_text(json.dumps(told))
+    lab.jobs._launch(folder)
+    run = lab.jobs.wait(folder.id)
+    assert run.status == "failed" and "did not find each other" in run.problem.what
+    assert "needs 2, and 1 came" in run.problem.why
 
 
 def test_two_processes_stop_at_the_same_step(lab, quick):

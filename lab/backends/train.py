@@ -17,9 +17,9 @@ from lab.backends.reporter import Reporter, together
 from lab.backends.scoreboard import Scoreboard
 from lab.core import events
 from lab.core.engines import TITLES
-from lab.core.problems import BadData
+from lab.core.problems import BadData, WorkFailed
 from lab.core.prompts import messages
-from lab.core.settings import Settings
+from lab.core.settings import Hardware, Settings
 
 
 def train(engine: Engine, settings: Settings, rows: list[dict], folder: Path, say,
@@ -34,6 +34,12 @@ def train(engine: Engine, settings: Settings, rows: list[dict], folder: Path, sa
     on_gpu = engine.on_gpu
     if on_gpu:
         gpu.take()
+    elif settings.hardware.processes() > 1:
+        # The optimiser of a checkpoint is to come back to "cpu:0", as accelerate calls it: a place
+        # that torch.load does not know.
+        torch.serialization.register_package(
+            5, lambda saved: None,
+            lambda saved, place: saved if place.startswith("cpu:") else None)
     gauge = gpu.Gauge(on_gpu)
     say(events.Phase(f"Loading the model ({TITLES[engine.plan.engine]})"))
     with phases.of_vllm(say):
@@ -62,6 +68,7 @@ def train(engine: Engine, settings: Settings, rows: list[dict], folder: Path, sa
             args=GRPOConfig(**asked), processing_class=tokenizer, reward_funcs=score.functions,
             train_dataset=prompts, **engine.trainer_arguments(score))
     trainer.remove_callback(PrinterCallback)
+    came_together(trainer.accelerator, settings.hardware, on_gpu)
     engine.bind(trainer)
     trainer.add_callback(Reporter(settings, folder, say, score, gauge, wants_stop,
                                   Asking(folder, engine, settings, say)))
@@ -74,7 +81,7 @@ def train(engine: Engine, settings: Settings, rows: list[dict], folder: Path, sa
     say(events.Started(settings.train.max_steps, resume_from, {
         "engine": engine.plan.engine, "rows": len(rows), "too_long": too_long,
         "parameters": total, "trainable": trainable, "threads": torch.get_num_threads(),
-        "processes": settings.hardware.processes(), "changed": changed, **engine.facts(),
+        "processes": trainer.accelerator.num_processes, "changed": changed, **engine.facts(),
         **({"gpu": torch.cuda.get_device_name(), "gpu_before_gb": round(gauge.before, 2)}
            if on_gpu else {})}))
     checkpoint = str(folder / "checkpoints" / f"step-{resume_from}") if resume_from else None
@@ -85,6 +92,24 @@ def train(engine: Engine, settings: Settings, rows: list[dict], folder: Path, sa
         return events.Stopped(step)
     return events.Finished(step, round(time.monotonic() - begun, 1), {
         "gpu_peak_gb": round(gauge.highest, 2)} if on_gpu else {})
+
+
+def came_together(accelerator, hardware: Hardware, on_gpu: bool) -> None:
+    """Raise WorkFailed where the processes do not train together as they were meant to.
+
+    A launcher that starts fewer, or does not cut the base, leaves a run that looks well and does
+    part of the work.
+    """
+    there, wanted = accelerator.num_processes, hardware.processes()
+    if there != wanted:
+        raise WorkFailed("The processes of this run did not find each other.",
+                         f"It needs {wanted}, and {there} came together.", "Start it with the "
+                         "command that is shown, on every host.")
+    kind = accelerator.distributed_type.value
+    cut = {"fsdp": "FSDP", "zero3": "DEEPSPEED"}.get(hardware.sharding)
+    if on_gpu and wanted > 1 and cut and kind != cut:
+        raise WorkFailed("The base is not cut over the GPUs.", f"The processes run as {kind}, not "
+                         f"as {cut}.", "Set 'Over several GPUs' to ddp, or see to accelerate.")
 
 
 def fitting(rows: list[dict], tokenizer, settings: Settings) -> tuple[list[dict], int]:

@@ -249,22 +249,27 @@ def launch_command(python: str, folder: str, settings: Settings, plan: Plan,
                    rank: int = 0) -> list[str]:
     """The command that runs this engine for a run's folder, on the host of this rank.
 
-    One process runs the worker itself; several go through `accelerate launch`.
+    One process runs the worker itself; several go through `accelerate launch`, which starts only
+    one on a CPU, whatever it is told: there torch's own launcher does it.
     """
     hardware = settings.hardware
     worker = ["-m", "lab.worker", "engine", folder, plan.engine]
     if hardware.processes() == 1:
         return [python, *worker]
-    told = ["--num_processes", str(hardware.processes()),
-            "--num_machines", str(hardware.num_machines), "--machine_rank", str(rank),
-            "--main_process_port", str(hardware.main_process_port), "--dynamo_backend", "no"]
-    if hardware.num_machines > 1:
-        told += ["--main_process_ip", hardware.main_process_ip]
+    port = str(hardware.main_process_port)
     if not plan.on_gpu:
-        told += ["--cpu", "--mixed_precision", "no", "--num_cpu_threads_per_process", "1"]
-    else:
-        told += ["--mixed_precision", "bf16", *SHARDING[hardware.sharding]]
-    return [python, "-m", "accelerate.commands.launch", *told, *worker]
+        where = ["--standalone"] if hardware.num_machines == 1 else [
+            "--nnodes", str(hardware.num_machines), "--node_rank", str(rank),
+            "--master_addr", hardware.main_process_ip, "--master_port", port]
+        return [python, "-m", "torch.distributed.run",
+                "--nproc_per_node", str(hardware.num_processes), *where, *worker]
+    where = ["--num_machines", str(hardware.num_machines), "--machine_rank", str(rank),
+             "--main_process_port", port]
+    if hardware.num_machines > 1:
+        where += ["--main_process_ip", hardware.main_process_ip]
+    return [python, "-m", "accelerate.commands.launch",
+            "--num_processes", str(hardware.processes()), *where, "--dynamo_backend", "no",
+            "--mixed_precision", "bf16", *SHARDING[hardware.sharding], *worker]
 
 
 def commands_elsewhere(python: str, folder: str, model: str, settings: Settings,
@@ -286,6 +291,7 @@ SHARDING = {
     "fsdp": ("--use_fsdp", "--fsdp_version", "2", "--fsdp_auto_wrap_policy",
              "TRANSFORMER_BASED_WRAP", "--fsdp_reshard_after_forward", "true",
              "--fsdp_state_dict_type", "FULL_STATE_DICT"),
-    "zero3": ("--use_deepspeed", "--zero_stage", "3", "--zero3_init_flag", "true",
-              "--zero3_save_16bit_model", "true"),
+    # Over several hosts its own launcher would start all of them from one, over ssh.
+    "zero3": ("--use_deepspeed", "--deepspeed_multinode_launcher", "standard", "--zero_stage", "3",
+              "--zero3_init_flag", "true", "--zero3_save_16bit_model", "true"),
 }
