@@ -88,6 +88,8 @@ def test_every_skipped_engine_has_its_reason():
      TWO, "hardware.sharding"),
     ({"hardware.compile_loss": "on", "train.prompts_per_step": 8, "train.answers_at_once": 48},
      WITH_GPU, "hardware.compile_loss"),
+    ({"hardware.num_processes": 2, "hardware.sharding": "fsdp", "train.prompts_per_step": 2},
+     BARE, "hardware.sharding"),
     ({}, with_gpu(processes=(GpuProcess(7, "other", 100.0),)),
      "hardware.gpu_memory_utilization"),
     ({"hardware.vllm_mode": "server"}, WITH_GPU, "hardware.vllm_mode"),

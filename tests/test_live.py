@@ -11,7 +11,7 @@ from lab.core import events
 from lab.core.metrics import group_record
 from lab.core.settings import Settings
 from lab.services.lab import Lab
-from lab.ui.live import BUDGET, MOST_BEHIND, Feed, LiveView
+from lab.ui.live import BUDGET, MOST_BEHIND, Feed, LiveView, engine_of
 
 REWARDS = ("xmlcount", "soft_format", "strict_format", "int", "correctness")
 KIB = 1024
@@ -330,3 +330,17 @@ def test_the_page_takes_nothing_from_elsewhere(lab):
     for text in (view.html_template, view.css_template, view.js_on_load):
         assert "http://" not in text and "https://" not in text and "`;" not in view.html_template
     assert "sendChartToCloud" in view.js_on_load and "@plotly" not in view.html_template
+
+
+@pytest.mark.parametrize(("facts", "words"), [
+    ({"engine": "cpu", "dtype": "float32", "processes": 1}, "TRL on the CPU, float32"),
+    ({"engine": "unsloth", "gpu": "NVIDIA L4", "dtype": "nf4", "vllm_share": 0.5},
+     "Unsloth + vLLM, NVIDIA L4, nf4, vLLM has 50% of the GPU"),
+    ({"engine": "trl", "gpu": 7, "processes": 2}, "TRL on the GPU, 2 processes"),
+    ({"engine": "unheard of"}, ""),
+])
+def test_what_trains_a_run_is_told_as_it_took_effect(tmp_path, facts, words):
+    lab = Lab.at(tmp_path)
+    run = Run(lab)
+    run.write(events.Started(10, 0, facts))
+    assert engine_of(lab.runs.log(run.id)) == words

@@ -31,7 +31,7 @@ from lab.services.workspace import STARTER_FOLDER
 from tests.bench import shapes
 from tests.bench.lab_side import some_adapter
 from tests.conftest import QUICK
-from tests.test_gpu import GREEDY, QUESTION, STACK, answers, until_step
+from tests.test_gpu import FACTS, GREEDY, QUESTION, STACK, answers, until_step
 from tests.test_training import wait_for
 
 pytestmark = [
@@ -104,6 +104,17 @@ def test_a_stopped_run_resumes_with_vllm(lab, stopped):
     lab.jobs.resume(stopped.id, last + 2)
     run = lab.jobs.wait(stopped.id)
     assert (run.status, run.step) == ("finished", last + 2), stopped.log.read_text()[-4000:]
+
+
+@pytest.mark.skipif(ON_GPU and len(FACTS.gpus) < 2, reason="one GPU")
+def test_of_two_processes_each_has_a_vllm_of_its_own(lab):
+    folder = lab.jobs.start(SETTINGS.with_values({
+        "hardware.num_processes": 2, "train.prompts_per_step": 4, "train.max_steps": 3}), "two")
+    run = lab.jobs.wait(folder.id)
+    assert run.status == "finished", folder.log.read_text()[-4000:]
+    log = lab.runs.log(folder.id)
+    assert (log.started.facts["engine"], log.started.facts["processes"]) == (TRL_VLLM, 2)
+    assert folder.log.read_text().count("Initializing a V1 LLM engine") == 2
 
 
 SAME = """

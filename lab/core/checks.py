@@ -165,6 +165,10 @@ def processes_can_share(settings: Settings, machine: Machine) -> list[Problem]:
         found.append(Problem("The first host has no address.", "The other hosts must find it.",
                              "Fill in 'Address of the first host'.",
                              field="hardware.main_process_ip"))
+    if hardware.sharding != "ddp" and stack.value == "cpu":
+        found.append(Problem("A base is cut over GPUs only.",
+                             f"The stack is 'cpu', because {stack.why}.",
+                             "Set 'Over several GPUs' to ddp.", field="hardware.sharding"))
     if hardware.sharding == "zero3" and "deepspeed" not in machine.packages:
         found.append(Problem("DeepSpeed is not installed.", "ZeRO-3 is its own.",
                              "Run `pip install deepspeed`, or take ddp or fsdp.",

@@ -154,10 +154,16 @@ class Feed:
 
 
 def engine_of(log: RunLog) -> str:
-    """What trains this run, in words; empty before the trainer stands."""
-    title = TITLES.get(log.engine, "")
-    gpu = log.started.facts.get("gpu") if log.started else None
-    return f"{title}, {gpu}" if title and isinstance(gpu, str) else title
+    """What trains this run and how it took effect, in words; empty before the trainer stands."""
+    if not log.started or log.engine not in TITLES:
+        return ""
+    facts = log.started.facts
+    told = [TITLES[log.engine], *(facts.get(name) for name in ("gpu", "dtype"))]
+    if isinstance(processes := facts.get("processes"), int) and processes > 1:
+        told.append(f"{processes} processes")
+    if isinstance(share := facts.get("vllm_share"), float):
+        told.append(f"vLLM has {share:.0%} of the GPU")
+    return ", ".join(part for part in told if isinstance(part, str))
 
 
 def charted(run: Run, log: RunLog) -> list[str]:
