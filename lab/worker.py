@@ -47,7 +47,10 @@ def run_training(path: str) -> int:
     say = events.EventWriter(folder / "events.jsonl")
     for place, plan in enumerate(plans):
         before = (folder / "events.jsonl").stat().st_size
-        code = run_child(folder, plan)
+        code, why = run_child(folder, plan)
+        if why:
+            say(why)
+            code = NEXT_ENGINE if isinstance(why, events.Notice) else 1
         said = said_since(folder, before)
         if code == 0 or (said and isinstance(said[-1], events.LAST)):
             return code
@@ -69,11 +72,13 @@ def run_training(path: str) -> int:
     return 1
 
 
-def run_child(folder: Path, plan: dict) -> int:
-    """Run one engine to its end; its exit status. The GPU's memory is back when this returns."""
+def run_child(folder: Path, plan: dict) -> tuple[int, object]:
+    """Run one engine to its end: its exit status, and of several processes the first one's reason
+    where they failed. The GPU's memory is back when this returns."""
     import psutil
 
     from lab.backends.release import wait_for_release
+    from lab.core import events
 
     scratch = folder / "scratch"  # Unsloth writes adapters for vLLM where it runs
     scratch.mkdir(exist_ok=True)
@@ -88,8 +93,17 @@ def run_child(folder: Path, plan: dict) -> int:
             with contextlib.suppress(psutil.Error):
                 pids |= {p.pid for p in psutil.Process(process.pid).children(recursive=True)}
     wait_for_release(pids)
+    told = [events.read_line(path.read_text(encoding="utf-8"))
+            for path in reasons(folder).glob("*.json")]
     shutil.rmtree(scratch, ignore_errors=True)
-    return code
+    return code, next((event for _, event in sorted(filter(None, told), key=lambda one: one[0])),
+                      None)
+
+
+def reasons(folder: Path) -> Path:
+    """Where each of several processes leaves why it failed. The first one knows; the others are
+    ended, or only find that their connection is gone."""
+    return folder / "scratch" / "failed"
 
 
 def die_with_parent() -> None:
@@ -123,8 +137,9 @@ def run_engine(path: str, engine: str) -> int:
     from lab.core.settings import TRL_VLLM, UNSLOTH, Settings
 
     folder = Path(path)
-    is_first = int(os.environ.get("RANK", "0")) == 0
-    write = events.EventWriter(folder / "events.jsonl") if is_first else lambda event: None
+    rank, processes = (int(os.environ.get(name, default))
+                       for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    write = events.EventWriter(folder / "events.jsonl") if rank == 0 else lambda event: None
     step, steps = 0, 0
 
     def say(event: events.Event) -> None:
@@ -132,6 +147,14 @@ def run_engine(path: str, engine: str) -> int:
         step = getattr(event, "step", step)
         steps += isinstance(event, events.Step)
         write(event)
+
+    def say_why(event: events.Event) -> None:
+        """The end of this process. Of several, whoever started them says what the first told."""
+        if processes == 1:
+            say(event)
+        else:
+            reasons(folder).mkdir(parents=True, exist_ok=True)
+            (reasons(folder) / f"{rank}.json").write_text(events.line_of(event), encoding="utf-8")
 
     last_engine = True
     try:
@@ -167,9 +190,9 @@ def run_engine(path: str, engine: str) -> int:
         expected = isinstance(error, LabError) and not isinstance(error, WorkFailed)
         try:
             if not (last_engine or steps or expected or isinstance(error, KeyboardInterrupt)):
-                say(events.Notice("warning", f"{plan['title']} cannot be used here. {problem}"))
+                say_why(events.Notice("warning", f"{plan['title']} cannot be used here. {problem}"))
                 return NEXT_ENGINE
-            say(events.Failed(step, problem.what, problem.why, problem.next, problem.kind))
+            say_why(events.Failed(step, problem.what, problem.why, problem.next, problem.kind))
         except OSError:  # a full disk: the supervisor writes the last word when it can
             traceback.print_exc()
         return 1

@@ -285,10 +285,11 @@ def test_what_vllm_is_busy_with_becomes_phases_each_once():
 # Attempts in real processes. This machine's engine is the CPU's; what is listed before it fails.
 
 
-def start_with(lab, quick, *attempts: dict):
+def start_with(lab, quick, *attempts: dict, command: list[str] = ()):
     """A run whose attempts are these, then the CPU's in a process of its own.
 
-    An attempt without a command is the worker's own for its engine.
+    An attempt without a command is the worker's own for its engine; `command` is the CPU's, where
+    it is to be another, with {folder} in place of the run's.
     """
     lab.workspace.make()
     folder = lab.workspace.new_run("attempts")
@@ -301,7 +302,8 @@ def start_with(lab, quick, *attempts: dict):
                                          engines.Plan(told.get("engine", CPU), ""))
         return made["plans"][0] | {"command": command} | told
 
-    made["plans"] = [*(attempt(**told) for told in attempts), attempt()]
+    last = {"command": [part.format(folder=folder.path) for part in command]} if command else {}
+    made["plans"] = [*(attempt(**told) for told in attempts), attempt(**last)]
     folder.settings.write_text(json.dumps(made))
     lab.jobs._launch(folder)
     return folder
@@ -413,6 +415,49 @@ def test_processes_that_did_not_come_together_are_a_failed_run(lab, quick):
     run = lab.jobs.wait(folder.id)
     assert run.status == "failed" and "did not find each other" in run.problem.what
     assert "needs 2, and 1 came" in run.problem.why
+
+
+WITHOUT_MEMORY = """
+import os, sys
+from lab import worker
+import lab.backends.train as training
+
+def without_memory(*told, **more):
+    raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+if os.environ["RANK"] == "1":
+    training.train = without_memory
+os._exit(worker.main(sys.argv[1:]))
+"""
+
+
+def test_the_reason_of_the_process_that_failed_is_the_runs(lab, quick, tmp_path):
+    """The first process only hears that another is gone: it is ended, or loses its connection."""
+    script = tmp_path / "second_fails.py"
+    script.write_text(WITHOUT_MEMORY)
+    folder = start_with(lab, quick.with_values({
+        "hardware.num_processes": 2, "train.prompts_per_step": 4}), command=[
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+            str(script), "engine", "{folder}", CPU])
+    run = lab.jobs.wait(folder.id)
+    assert run.status == "failed" and run.problem.kind == "out_of_memory", folder.log.read_text()
+    assert "ran out of memory" in run.problem.what
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are another matter there")
+def test_a_killed_one_of_two_processes_ends_the_run_which_can_be_resumed(lab, quick):
+    folder = start_long(lab, quick, **{"hardware.num_processes": 2, "hardware.stack": "cpu"})
+    wait_for(lambda: folder.checkpoints(), "a checkpoint")
+    supervisor = psutil.Process(worker_of(folder).pid)
+    learning = [p for p in supervisor.children(recursive=True)
+                if p.environ().get("RANK") in ("0", "1")]
+    assert {p.environ()["RANK"] for p in learning} == {"0", "1"}
+    next(p for p in learning if p.environ()["RANK"] == "1").kill()
+    run = lab.jobs.wait(folder.id)
+    assert run.status == "failed" and run.problem.next
+    assert psutil.wait_procs([*learning, supervisor], 60)[1] == []
+    resumed = lab.jobs.wait(lab.jobs.resume(folder.id, folder.checkpoints()[-1] + 2).id)
+    assert resumed.status == "finished", folder.log.read_text()
 
 
 def test_two_processes_stop_at_the_same_step(lab, quick):
