@@ -332,4 +332,4 @@ def test_several_gpus_show_the_commands_that_run_them(idle_app, open_page):
     page.locator("#hardware button").first.click()
     page.locator("#hardware").get_by_label("GPUs", exact=True).fill("2")
     commands = page.locator("#launch-commands")
-    expect(commands).to_contain_text("accelerate.commands.launch --num_processes 2", timeout=SLOW)
+    expect(commands).to_contain_text("torch.distributed.run --nproc_per_node 2", timeout=SLOW)
