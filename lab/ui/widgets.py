@@ -110,6 +110,11 @@ def when(created: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(created)) if created else "–"
 
 
+def counted(count: int, what: str) -> str:
+    """1 question, 2 questions."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def number(value: float | None) -> str:
     """A score as people write it, to three places; a dash where there is none."""
     return "–" if value is None else f"{round(value, 3):g}"

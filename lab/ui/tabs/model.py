@@ -22,7 +22,7 @@ from lab.services.lab import Lab
 from lab.services.models import ModelFacts
 from lab.ui.access import owner_only
 from lab.ui.forms import Form
-from lab.ui.widgets import FREE, QUIET, explained, problems_html, streamed
+from lab.ui.widgets import FREE, QUIET, counted, explained, problems_html, streamed
 
 GROUP_KEYS = ("train.num_generations", "train.prompts_per_step")
 FIRST_QUESTION = ("Ana has 12 apples. She buys 5 more and gives 4 to Ben. "
@@ -199,9 +199,9 @@ def derived_html(settings: Settings) -> str:
     batch = train.per_device_train_batch_size(processes)
     rounds = train.gradient_accumulation_steps(processes)
     over = f" × {processes} processes" if processes > 1 else ""
-    return (f"<p class='derived'>{train.prompts_per_step} questions × {train.num_generations} "
-            f"answers = <b>{train.answers_per_step()} answers per step</b>, trained as "
-            f"per-device batch {batch} × accumulation {rounds}{over}.</p>")
+    return (f"<p class='derived'>{counted(train.prompts_per_step, 'question')} × "
+            f"{train.num_generations} answers = <b>{train.answers_per_step()} answers per step</b>, "
+            f"trained as per-device batch {batch} × accumulation {rounds}{over}.</p>")
 
 
 def launch_html(settings: Settings, machine: Machine) -> str:

@@ -22,7 +22,7 @@ from lab.services.lab import Lab
 from lab.services.runs import Run
 from lab.ui.access import owner_only
 from lab.ui.forms import Form
-from lab.ui.widgets import QUIET, moved, number, problems_html, when
+from lab.ui.widgets import QUIET, counted, moved, number, problems_html, when
 
 NO_RUNS = "No runs yet. Pick a recipe and press Start."
 SHOWN_RUNS = 5
@@ -161,8 +161,8 @@ def summary_html(settings: Settings, recipe: str) -> str:
     changes = RECIPES[recipe].settings().differences(settings) if recipe in RECIPES else {}
     cells = (
         ("Model", settings.model.name, f"LoRA rank {settings.lora.rank}"),
-        ("Learns for", f"{train.max_steps:,} steps",
-         f"of {train.prompts_per_step} questions × {train.num_generations} answers"),
+        ("Learns for", counted(train.max_steps, "step"),
+         f"of {counted(train.prompts_per_step, 'question')} × {train.num_generations} answers"),
         ("From", *_source(settings)),
         ("Rewarded for", ", ".join(REWARDS[c.name].label for c in settings.rewards.chosen),
          "weights " + ", ".join(number(c.weight) for c in settings.rewards.chosen)),
