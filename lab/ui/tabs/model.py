@@ -200,8 +200,8 @@ def derived_html(settings: Settings) -> str:
     rounds = train.gradient_accumulation_steps(processes)
     over = f" × {processes} processes" if processes > 1 else ""
     return (f"<p class='derived'>{counted(train.prompts_per_step, 'question')} × "
-            f"{train.num_generations} answers = <b>{train.answers_per_step()} answers per step</b>, "
-            f"trained as per-device batch {batch} × accumulation {rounds}{over}.</p>")
+            f"{train.num_generations} answers = <b>{train.answers_per_step()} answers per step"
+            f"</b>, trained as per-device batch {batch} × accumulation {rounds}{over}.</p>")
 
 
 def launch_html(settings: Settings, machine: Machine) -> str:
