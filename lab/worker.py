@@ -81,6 +81,7 @@ def run_child(folder: Path, plan: dict) -> tuple[int, object]:
     from lab.core import events
 
     scratch = folder / "scratch"  # Unsloth writes adapters for vLLM where it runs
+    shutil.rmtree(scratch, ignore_errors=True)  # of a worker that was killed: with old reasons
     scratch.mkdir(exist_ok=True)
     process = subprocess.Popen(plan["command"], cwd=scratch, env={**os.environ, **plan["env"]},
                                stdin=subprocess.DEVNULL, preexec_fn=die_with_parent)

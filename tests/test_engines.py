@@ -1,14 +1,9 @@
-"""Which stack and engine are chosen, how they are started, and attempts in real processes."""
+"""Which stack and engine are chosen with which reasons, how they are started, what they say."""
 
 import dataclasses
-import json
 import logging
-import os
-import signal
-import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 from lab import bootstrap
@@ -17,10 +12,6 @@ from lab.core import checks, engines, events, problems
 from lab.core.catalog import RECIPES
 from lab.core.machine import Choice, Gpu, GpuProcess, Machine
 from lab.core.settings import CPU, SHARDINGS, TRL, TRL_VLLM, UNSLOTH, Settings
-from lab.services import datasets, machine
-from lab.services.jobs import _from_the_one_that_worked, record
-from lab.services.runs import worker_of
-from tests.test_training import start_long, steps_of, wait_for
 
 PACKAGES = {"torch": "2.11.0", "unsloth": "2026.10.7", "vllm": "0.26.0", "trl": "1.14.2"}
 BARE = Machine("Linux x86_64", "3.12.3", 16, 128.0, 100.0, 500.0)
@@ -132,6 +123,17 @@ def test_a_compiled_loss_is_cut_into_few_pieces_and_says_what_it_costs():
                               "train.max_completion_length": 20_000})
     assert engines.chunks_of_an_answer(long, True) == 4  # 20,256 tokens
     assert checks.errors_of(asked, WITH_GPU) == []
+
+
+def test_so_many_answers_at_once_as_are_advised_can_be_compiled():
+    long = NOTEBOOK.with_values({
+        "hardware.compile_loss": "on", "model.max_seq_length": 20_480,
+        "train.max_completion_length": 20_000, "train.num_generations": 16,
+        "train.answers_at_once": 16})
+    told, = checks.loss_can_be_compiled(long, WITH_GPU)
+    assert "to 8 or less" in told.next  # each is four pieces
+    fewer = long.with_values({"train.answers_at_once": 8})
+    assert checks.loss_can_be_compiled(fewer, WITH_GPU) == []
 
 
 def test_each_engine_gets_its_environment_and_no_other():
@@ -280,236 +282,3 @@ def test_what_vllm_is_busy_with_becomes_phases_each_once():
         log.info("init engine (profile, create kv cache, warmup model) took 50.34 s")
     log.info("Available KV cache memory: 27.65 GiB")
     assert said == [events.Phase("Compiling for vLLM"), events.Phase("vLLM is ready")]
-
-
-# Attempts in real processes. This machine's engine is the CPU's; what is listed before it fails.
-
-
-def start_with(lab, quick, *attempts: dict, command: list[str] = ()):
-    """A run whose attempts are these, then the CPU's in a process of its own.
-
-    An attempt without a command is the worker's own for its engine; `command` is the CPU's, where
-    it is to be another, with {folder} in place of the run's.
-    """
-    lab.workspace.make()
-    folder = lab.workspace.new_run("attempts")
-    datasets.write_split(datasets.load(quick.data, quick.train.seed), folder.path)
-    made = record(quick, machine.look(lab.workspace.root), "attempts", [], folder,
-                  lab.workspace.caches)
-
-    def attempt(**told) -> dict:
-        command = engines.launch_command(sys.executable, str(folder.path), quick,
-                                         engines.Plan(told.get("engine", CPU), ""))
-        return made["plans"][0] | {"command": command} | told
-
-    last = {"command": [part.format(folder=folder.path) for part in command]} if command else {}
-    made["plans"] = [*(attempt(**told) for told in attempts), attempt(**last)]
-    folder.settings.write_text(json.dumps(made))
-    lab.jobs._launch(folder)
-    return folder
-
-
-UNSLOTH_ATTEMPT = {"engine": UNSLOTH, "title": "Unsloth + vLLM"}
-
-
-def test_an_engine_that_cannot_be_used_is_told_and_the_next_one_trains(lab, quick):
-    folder = start_with(lab, quick, UNSLOTH_ATTEMPT | {
-        "command": [sys.executable, "-c", "import sys; sys.exit(75)"]})
-    run = lab.jobs.wait(folder.id)
-    assert run.status == "finished" and run.step == 6, folder.log.read_text()
-    told = [notice.text for notice in lab.runs.log(folder.id).notices]
-    assert any("Trying TRL on the CPU" in text for text in told)
-
-
-@pytest.mark.skipif("unsloth" in machine.versions(), reason="it can be used here")
-def test_the_reason_of_an_engine_that_is_not_installed_is_shown(lab, quick):
-    folder = start_with(lab, quick, UNSLOTH_ATTEMPT)
-    run = lab.jobs.wait(folder.id)
-    assert run.status == "finished", folder.log.read_text()
-    told = " ".join(notice.text for notice in lab.runs.log(folder.id).notices)
-    assert "Unsloth + vLLM cannot be used here" in told and "unsloth" in told
-
-
-@pytest.mark.skipif(os.name == "nt", reason="signals are another matter there")
-def test_an_engine_that_is_killed_at_the_start_is_followed_by_the_next(lab, quick):
-    folder = start_with(lab, quick, UNSLOTH_ATTEMPT | {
-        "command": [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]})
-    run = lab.jobs.wait(folder.id)
-    assert run.status == "finished", folder.log.read_text()
-    told = " ".join(notice.text for notice in lab.runs.log(folder.id).notices)
-    assert "ended by itself (signal 9)" in told
-
-
-@pytest.mark.skipif(os.name == "nt", reason="signals are another matter there")
-def test_an_engine_killed_while_it_trains_ends_the_run_which_can_be_resumed(lab, quick):
-    folder = start_with(lab, quick.with_values({"train.max_steps": 5000}))
-    wait_for(lambda: folder.checkpoints(), "a checkpoint")
-    child, = psutil.Process(worker_of(folder).pid).children()
-    child.send_signal(signal.SIGKILL)
-    run = lab.jobs.wait(folder.id)
-    assert run.status == "failed" and "signal 9" in run.problem.why
-    assert "Resume" in run.problem.next
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="a child that ends with its parent is Linux's")
-def test_an_engine_ends_with_the_worker_that_started_it(lab, quick):
-    folder = start_with(lab, quick.with_values({"train.max_steps": 5000}))
-    wait_for(lambda: steps_of(lab, folder.id), "a step")
-    worker = worker_of(folder)
-    child, = worker.children()
-    worker.send_signal(signal.SIGKILL)
-    psutil.wait_procs([child], timeout=60)
-    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
-
-
-def test_a_resumed_run_starts_with_the_engine_that_has_trained_it(lab, quick):
-    def plans(*names):
-        return [{"engine": name} for name in names]
-
-    log = lab.runs.log(start_with(lab, quick).id)
-    assert _from_the_one_that_worked(plans(UNSLOTH, TRL), log) == plans(UNSLOTH, TRL)
-    wait_for(lambda: log.refresh().started, "the trainer")
-    assert log.started.facts["engine"] == CPU
-    assert _from_the_one_that_worked(plans(UNSLOTH, CPU), log) == plans(CPU)
-
-
-def test_a_resumed_run_whose_worker_says_nothing_has_failed_and_is_not_as_it_was(lab, quick):
-    folder = start_with(lab, quick)
-    assert lab.jobs.wait(folder.id).status == "finished", folder.log.read_text()
-    told = json.loads(folder.settings.read_text())
-    for broken in ({"engine": CPU}, told["plans"][0] | {"command": [
-            sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]}):
-        folder.settings.write_text(json.dumps(told | {"plans": [broken]}))
-        lab.jobs._launch(folder)
-        run = lab.jobs.wait(folder.id)
-        assert run.status == "failed" and "without a last word" in run.problem.what
-
-
-def test_two_processes_train_one_run_and_it_is_the_same_run_folder(lab, quick):
-    changes = {"hardware.num_processes": 2, "train.prompts_per_step": 4, "hardware.stack": "cpu"}
-    folder = lab.jobs.start(quick.with_values(changes))
-    run = lab.jobs.wait(folder.id)
-    assert run.status == "finished" and run.step == 6, folder.log.read_text()
-    log = lab.runs.log(folder.id)
-    assert list(log.steps) == [1, 2, 3, 4, 5, 6] and folder.checkpoints() == [2, 4, 6]
-    assert log.started.facts["processes"] == 2  # as the trainer counts them
-    step, groups = log.groups_at()
-    assert all(len(group["answers"]) == 4 for group in groups)
-    # The trainer's own mean is gathered over both processes; so must ours be.
-    curves = log.curves()
-    assert curves["reward/weighted"] == pytest.approx(curves["reward"], abs=1e-5)
-    resumed = lab.jobs.wait(lab.jobs.resume(folder.id, 8).id)
-    assert resumed.status == "finished" and resumed.step == 8, folder.log.read_text()
-
-
-def test_processes_that_did_not_come_together_are_a_failed_run(lab, quick):
-    folder = lab.workspace.new_run("alone")
-    asked = quick.with_values({"hardware.num_processes": 2, "train.prompts_per_step": 4})
-    facts = machine.look(lab.workspace.root)
-    datasets.write_split(datasets.load(asked.data, 1), folder.path)
-    told = record(asked, facts, "alone", [], folder, lab.workspace.caches)
-    told["plans"][0]["command"] = [sys.executable, "-m", "lab.worker", "engine",
-                                   str(folder.path), CPU]  # as a launcher that starts only one
-    folder.settings.write_text(json.dumps(told))
-    lab.jobs._launch(folder)
-    run = lab.jobs.wait(folder.id)
-    assert run.status == "failed" and "did not find each other" in run.problem.what
-    assert "needs 2, and 1 came" in run.problem.why
-
-
-WITHOUT_MEMORY = """
-import os, sys
-from lab import worker
-import lab.backends.train as training
-
-def without_memory(*told, **more):
-    raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
-if os.environ["RANK"] == "1":
-    training.train = without_memory
-os._exit(worker.main(sys.argv[1:]))
-"""
-
-
-def test_the_reason_of_the_process_that_failed_is_the_runs(lab, quick, tmp_path):
-    """The first process only hears that another is gone: it is ended, or loses its connection."""
-    script = tmp_path / "second_fails.py"
-    script.write_text(WITHOUT_MEMORY)
-    folder = start_with(lab, quick.with_values({
-        "hardware.num_processes": 2, "train.prompts_per_step": 4}), command=[
-            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-            str(script), "engine", "{folder}", CPU])
-    run = lab.jobs.wait(folder.id)
-    assert run.status == "failed" and run.problem.kind == "out_of_memory", folder.log.read_text()
-    assert "ran out of memory" in run.problem.what
-
-
-@pytest.mark.skipif(os.name == "nt", reason="signals are another matter there")
-def test_a_killed_one_of_two_processes_ends_the_run_which_can_be_resumed(lab, quick):
-    folder = start_long(lab, quick, **{"hardware.num_processes": 2, "hardware.stack": "cpu"})
-    wait_for(lambda: folder.checkpoints(), "a checkpoint")
-    supervisor = psutil.Process(worker_of(folder).pid)
-    learning = [p for p in supervisor.children(recursive=True)
-                if p.environ().get("RANK") in ("0", "1")]
-    assert {p.environ()["RANK"] for p in learning} == {"0", "1"}
-    next(p for p in learning if p.environ()["RANK"] == "1").kill()
-    run = lab.jobs.wait(folder.id)
-    assert run.status == "failed" and run.problem.next
-    assert psutil.wait_procs([*learning, supervisor], 60)[1] == []
-    resumed = lab.jobs.wait(lab.jobs.resume(folder.id, folder.checkpoints()[-1] + 2).id)
-    assert resumed.status == "finished", folder.log.read_text()
-
-
-def test_two_processes_stop_at_the_same_step(lab, quick):
-    folder = start_long(lab, quick, **{"hardware.num_processes": 2, "hardware.stack": "cpu"})
-    lab.jobs.stop(folder.id)
-    run = lab.jobs.wait(folder.id)
-    assert run.status == "stopped" and run.step in folder.checkpoints(), folder.log.read_text()
-    assert (folder.adapter / "adapter_model.safetensors").is_file()
-
-
-def test_a_run_that_trains_answers_a_question_with_and_without_its_adapter(lab, quick):
-    folder = start_long(lab, quick)
-    name = lab.jobs.ask(folder.id, "Tom has 3 apples. He buys 4 more. How many has he?", seed=5)
-    found = wait_for(lambda: lab.runs.log(folder.id).answers, "an answer")[0]
-    assert found.ask == name and found.base["text"] and found.tuned["text"]
-    assert found.step in steps_of(lab, folder.id)
-    lab.jobs.stop(folder.id)
-    assert lab.jobs.wait(folder.id).status == "stopped"
-    with pytest.raises(problems.RunError, match="not training"):
-        lab.jobs.ask(folder.id, "And now?")
-
-
-def test_after_a_lack_of_memory_a_change_that_fits_is_offered_and_taken(lab, quick):
-    folder = start_long(lab, quick, **{
-        "train.prompts_per_step": 8, "train.num_generations": 8,
-        "train.max_completion_length": 300})
-    wait_for(lambda: folder.checkpoints(), "a checkpoint")
-    lab.jobs.kill(folder.id)
-    lab.jobs.wait(folder.id)
-    assert lab.jobs.offers(folder.id) == []
-    say = events.EventWriter(folder.events)
-    say(events.Failed(4, "The GPU ran out of memory while it learnt.", kind="out_of_memory"))
-    say.close()
-    offers = lab.jobs.offers(folder.id)
-    assert offers and all(cure.changes and cure.sentence for cure in offers)
-    before = lab.runs.get(folder.id).settings
-    again = lab.jobs.start_again(folder.id, offers[0].changes)
-    now = lab.runs.get(again.id)
-    assert now.settings == before.with_values(offers[0].changes)
-    lab.jobs.kill(again.id)
-
-
-@pytest.mark.slow
-def test_two_processes_learn_what_one_learns(lab):
-    """The whole starter recipe, once in one process and once in two: the same rise."""
-    ends = []
-    for processes in (1, 2):
-        folder = lab.jobs.start(RECIPES["starter"].settings().with_values({
-            "hardware.num_processes": processes, "hardware.stack": "cpu"}))
-        run = lab.jobs.wait(folder.id)
-        assert run.status == "finished", folder.log.read_text()
-        ends.append((run.reward_first, run.reward_last, run.seconds))
-    (first_1, last_1, _), (first_2, last_2, _) = ends
-    assert last_1 - first_1 > 1.5 and last_2 - first_2 > 1.5, ends
-    assert abs(last_1 - last_2) < 0.5, ends

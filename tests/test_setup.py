@@ -49,7 +49,8 @@ class Index:
 
     def __init__(self, folder: Path):
         self.asked: list[str] = []
-        self.stuck = threading.Event()  # set: wheels never arrive
+        self.flowing = threading.Event()
+        self.flowing.set()  # cleared: wheels do not arrive
         self.cpu_answers = True
         for name in ("simple", "cpu"):
             (folder / name).mkdir()
@@ -67,8 +68,7 @@ class Index:
                 if source == "cpu" and not index.cpu_answers:
                     return self.send_error(503)
                 if file and file[0]:
-                    while index.stuck.is_set():
-                        time.sleep(0.05)
+                    index.flowing.wait()
                     body = (folder / source / file[0].replace("%2B", "+")).read_bytes()
                 else:
                     wheels = sorted((folder / source).glob(f"{package}-*.whl"))
@@ -96,7 +96,7 @@ def index(tmp_path):
     folder.mkdir()
     index = Index(folder)
     yield index
-    index.stuck.clear()
+    index.flowing.set()
     index.server.shutdown()
     index.server.server_close()
 
@@ -260,19 +260,19 @@ def test_an_interrupted_set_up_is_made_again(tree, index):
         return process
 
     # Killed: its pip works on for a while, and nobody else may touch .venv until it is gone.
-    index.stuck.set()
+    index.flowing.clear()
     process = start_and_wait_for_a_download()
     process.kill()
     process.communicate()
     second = tree.run()
     assert second.returncode == 2 and is_one_sentence(second.stderr)
     assert "another set-up is at work" in second.stderr
-    index.stuck.clear()
+    index.flowing.set()
     tree.wait_for(lambda: tree.run().returncode == 0)
     assert tree.words("pebble") == "first"
 
     # Ctrl-C, which reaches pip as well.
-    index.stuck.set()
+    index.flowing.clear()
     tree.pin("requirements-cpu.txt", "torch==2.13.0", "pebble==1.1")
     process = start_and_wait_for_a_download()
     os.killpg(process.pid, signal.SIGINT)
@@ -280,7 +280,7 @@ def test_an_interrupted_set_up_is_made_again(tree, index):
     assert process.returncode == 130
     assert err == "\nStopped. The same command starts the set-up again.\n"
 
-    index.stuck.clear()
+    index.flowing.set()
     repaired = tree.run()
     assert repaired.returncode == 0
     assert "an earlier set-up did not reach its end" in repaired.stdout

@@ -5,6 +5,7 @@ from lab.core.engines import (
     TITLES,
     choose_engines,
     choose_stack,
+    chunks_of_an_answer,
     compiled_chunks,
     plan_of,
 )
@@ -117,11 +118,12 @@ def loss_can_be_compiled(settings: Settings, machine: Machine) -> list[Problem]:
     if (settings.hardware.compile_loss != "on" or chunks <= MOST_COMPILED
             or choose_engines(settings, machine).first.value != UNSLOTH):
         return []
+    most = max(1, MOST_COMPILED // chunks_of_an_answer(settings, True))
     return [Problem("The loss is too large to compile.",
                     f"Unsloth unrolls it into {chunks} pieces, one or more for each answer at "
                     "once; with 64 it was not done after two minutes.",
-                    f"Set 'Answers at once' to {MOST_COMPILED} or less (8 compile in 20 s), or "
-                    "'Compile the loss' to auto.", field="hardware.compile_loss")]
+                    f"Set 'Answers at once' to {most} or less, or 'Compile the loss' to auto.",
+                    field="hardware.compile_loss")]
 
 
 def gpu_is_free(settings: Settings, machine: Machine) -> list[Problem]:

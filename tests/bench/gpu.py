@@ -47,7 +47,7 @@ ROWS = {  # what is wanted most stands first
     "trl": Row(TRL_SIDE, ("--engine", "transformers"), 150),
     "trl-vllm": Row(TRL_SIDE, ("--engine", "vllm"), 180),
     "1.5b-4bit": Row([MEMORY, "1.5b-4bit"], takes=150),
-    "8b-4bit-1k": Row([MEMORY, "8b-4bit-1k"], ("--steps", "2"), 240),
+    "8b-4bit-1k": Row([MEMORY, "8b-4bit-1k"], takes=240),
     "8b-4bit-20k": Row([MEMORY, "8b-4bit-20k"], ("--steps", "1"), 560),
     "lab-decode": Row(TRAIN, ("--engine", UNSLOTH, "--graphs", "decode")),
     "lab-compiled": Row(TRAIN, ("--engine", UNSLOTH, "--compile", "on"), 240),

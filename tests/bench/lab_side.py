@@ -75,8 +75,8 @@ def start(settings: Settings, root: Path) -> dict:
     """Seconds from Start to the first point of the starter recipe's curve, cold and warm."""
     fresh = root.with_name("start")
     shutil.rmtree(fresh, ignore_errors=True)
-    settings = RECIPES["starter"].settings().with_values({"train.max_steps": 2})
-    return {name: measure.first_point(Lab.at(fresh), settings) for name in ("cold", "warm")}
+    starter = RECIPES["starter"].settings().with_values({"train.max_steps": 2})
+    return {name: measure.first_point(Lab.at(fresh), starter) for name in ("cold", "warm")}
 
 
 def steps_of(log) -> list[dict]:
