@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -14,15 +13,10 @@ from playwright.sync_api import sync_playwright
 
 from lab.bootstrap import find_browser
 from lab.services.workspace import PROJECT
+from tests.ports import free_port
 
 TABS = {"start": "Start", "model": "Model & LoRA", "data": "Data", "rewards": "Rewards",
         "train": "Train", "compare": "Compare", "runs": "Runs & export"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class App:

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,15 +12,10 @@ import psutil
 import pytest
 
 from lab.ui.build import SameSite
+from tests.ports import free_port
 
 APP = Path(__file__).resolve().parents[1] / "app.py"
 DEADLINE = 60  # seconds until the page is served, on a busy machine
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def started(root: Path, *more: str) -> tuple[subprocess.Popen, str]:

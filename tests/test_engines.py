@@ -202,7 +202,7 @@ def test_what_has_to_be_started_elsewhere_is_named():
     (where, other), (served, server) = engines.commands_elsewhere(
         "python", "/run", "owner/name", hosts, plan)
     assert where == "on host 2" and other[other.index("--machine_rank") + 1] == "1"
-    assert "10.0.0.9" in served and server[:4] == ["trl", "vllm-serve", "--model", "owner/name"]
+    assert "10.0.0.9" in served and server[3:6] == ["vllm-serve", "--model", "owner/name"]
     assert "8001" in server
     assert engines.commands_elsewhere("python", "/run", "m", NOTEBOOK, plan) == []
 

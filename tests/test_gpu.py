@@ -5,6 +5,8 @@
 Nothing is downloaded. Starts of vLLM dominate: some minutes in all, less with warm caches.
 """
 
+import contextlib
+import os
 import subprocess
 import sys
 import threading
@@ -14,17 +16,20 @@ import pytest
 
 from lab.backends.release import holders, wait_for_release
 from lab.core.catalog import RECIPES
-from lab.core.engines import choose_stack
-from lab.core.problems import BadModel
+from lab.core.engines import TITLES, choose_engines, choose_stack, commands_elsewhere, plan_of
+from lab.core.problems import BadModel, LabError
 from lab.core.prompts import messages
 from lab.core.settings import TRL, TRL_VLLM, UNSLOTH, Sampling
 from lab.services import machine
 from lab.services.chat import Side
 from lab.services.evaluate import evaluate
+from lab.services.jobs import answering_environment, worker_environment
 from lab.services.lab import Lab
 from lab.services.processes import family
 from lab.services.runs import worker_of
 from lab.services.workspace import PROJECT, STARTER_FOLDER
+from tests.bench import measure
+from tests.ports import free_port
 from tests.test_training import steps_of, wait_for
 
 FACTS = machine.look(PROJECT)
@@ -47,6 +52,17 @@ ids = torch.tensor([[5, 6, 7, 8]])
 before = base(ids).logits
 after = PeftModel.from_pretrained(base, sys.argv[2])(ids).logits
 print("changed", float((after - before).abs().max()))
+"""
+
+BROKEN = "raise ImportError('libcudart.so.99: cannot open shared object file')"
+# Another program on the same GPU: for each line it takes all but so many GB of what is free.
+HOLDER = """
+import sys, torch
+held = []
+for line in sys.stdin:
+    spare = torch.cuda.mem_get_info()[0] - int(float(line) * 1e9)
+    held.append(torch.empty(max(0, spare), dtype=torch.uint8, device="cuda"))
+    print("held", flush=True)
 """
 
 
@@ -127,8 +143,8 @@ def test_a_stopped_run_of_unsloth_resumes(lab, stopped):
     assert lab.runs.log(folder.id).started.resumed_from == last
 
 
-def answers(lab, folder, sides, sampling=GREEDY, seed=1) -> dict[int, str]:
-    settings, last = lab.runs.get(folder.id).settings, {}
+def answers(lab, settings, sides, sampling=GREEDY, seed=1) -> dict[int, str]:
+    last = {}
     for update in lab.chat.stream(settings, sides, sampling, seed, threading.Event()):
         last[update.side] = update
     assert all(update.done for update in last.values())
@@ -140,15 +156,15 @@ def test_base_and_checkpoints_answer_in_one_engine_which_gives_its_memory_back(l
     settings = lab.runs.get(folder.id).settings
     asked = messages(QUESTION, settings.data.system_prompt)
     newest, first = str(folder.adapter), str(folder.checkpoint(folder.checkpoints()[0]))
-    both = answers(lab, folder, [Side(asked), Side(asked, newest)])
+    both = answers(lab, settings, [Side(asked), Side(asked, newest)])
     engine = {p.pid for p in family(lab.chat._process.pid)} & holders()
     assert engine, "vLLM's engine is a process of its own"
-    assert answers(lab, folder, [Side(asked), Side(asked, newest)]) == both
-    two = answers(lab, folder, [Side(asked, first), Side(asked, newest)])
+    assert answers(lab, settings, [Side(asked), Side(asked, newest)]) == both
+    two = answers(lab, settings, [Side(asked, first), Side(asked, newest)])
     assert two[0] and two[1]
     with pytest.raises(BadModel, match="no adapter"):
-        answers(lab, folder, [Side(asked, str(folder.path / "nowhere"))])
-    assert answers(lab, folder, [Side(asked)])[0]
+        answers(lab, settings, [Side(asked, str(folder.path / "nowhere"))])
+    assert answers(lab, settings, [Side(asked)])[0]
     assert {p.pid for p in family(lab.chat._process.pid)} & holders() == engine
     assert lab.chat.adapter_effect(settings, folder.adapter, asked) > 0
     lab.chat.close()
@@ -192,7 +208,7 @@ def test_without_vllm_the_gpu_answers_and_evaluates_too(lab):
     run = lab.jobs.wait(folder.id)
     assert run.status == "finished", folder.log.read_text()[-4000:]
     asked = messages(QUESTION, run.settings.data.system_prompt)
-    both = answers(lab, folder, [Side(asked), Side(asked, str(folder.adapter))])
+    both = answers(lab, run.settings, [Side(asked), Side(asked, str(folder.adapter))])
     assert both[0] and both[1]
     assert lab.chat.adapter_effect(run.settings, folder.adapter, asked) > 0
     lab.chat.close()
@@ -206,11 +222,81 @@ def test_held_out_questions_are_answered_through_vllm(lab, stopped):
     assert not holders() & {p.pid for p in family(psutil.Process().pid)}
 
 
-@pytest.mark.skipif(len(FACTS.gpus) < 2, reason="one GPU")
-@pytest.mark.parametrize("engine", [TRL, TRL_VLLM])
-def test_two_gpus_train_one_run_and_stop_at_the_same_step(lab, engine):
-    folder = lab.jobs.start(settings_for(engine, train__max_steps=500, hardware__num_processes=2),
-                            f"two {engine}")
+def test_where_vllm_is_broken_each_engine_says_so_and_the_last_one_trains(lab, tmp_path,
+                                                                          monkeypatch):
+    package = tmp_path / "vllm"
+    package.mkdir()
+    (package / "__init__.py").write_text(BROKEN)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(
+        filter(None, (str(tmp_path), os.environ.get("PYTHONPATH")))))
+    folder = lab.jobs.start(settings_for("auto", train__max_steps=2), "ladder")
+    run = lab.jobs.wait(folder.id)
+    assert run.status == "finished", folder.log.read_text()[-4000:]
+    log = lab.runs.log(folder.id)
+    assert log.started.facts["engine"] == TRL
+    told = [notice.text for notice in log.notices]
+    for engine in (UNSLOTH, TRL_VLLM):
+        assert any(text.startswith(f"{TITLES[engine]} cannot be used here.") for text in told), told
+    assert f"Trying {TITLES[TRL]} in a new process." in told
+
+
+@contextlib.contextmanager
+def holder():
+    """A function that makes another process take the GPU's memory, all but so many GB."""
+    plan = plan_of(choose_engines(STARTER, FACTS).first, STARTER)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env=answering_environment(STARTER, plan, FACTS, PROJECT))
+
+    def leave(gb: float) -> None:
+        process.stdin.write(f"{gb}\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "held\n"
+
+    try:
+        yield leave
+    finally:
+        process.kill()
+        process.wait()
+        assert wait_for_release({process.pid})
+
+
+def test_a_lack_of_memory_is_told_and_the_change_that_is_offered_trains(lab, tmp_path):
+    model = measure.model("qwen2.5-0.5b", tmp_path)
+    settings = settings_for(
+        TRL, model__name=str(model), train__prompts_per_step=8, train__num_generations=16,
+        train__answers_at_once=64, train__max_completion_length=128, train__max_steps=2)
+    with holder() as leave:
+        folder = lab.jobs.start(settings, "no room")
+        leave(12)  # 37 are needed
+        run = lab.jobs.wait(folder.id)
+        assert run.status == "failed", folder.log.read_text()[-4000:]
+        assert run.problem.kind == "out_of_memory"
+        assert run.problem.what == "The GPU ran out of memory while it learnt."
+        leave(1)
+        asked = messages(QUESTION, settings.data.system_prompt)
+        with pytest.raises(LabError) as refused:
+            answers(lab, settings_for(UNSLOTH), [Side(asked)])
+        assert refused.value.problem.kind in ("out_of_memory", "gpu_busy"), refused.value
+        lab.chat.close()
+    offered = lab.jobs.offers(folder.id)[0]
+    again = lab.jobs.start_again(folder.id, offered.changes)
+    run = lab.jobs.wait(again.id)
+    assert run.status == "finished", again.log.read_text()[-4000:]
+    assert run.settings == settings.with_values(offered.changes)
+
+
+TWO = pytest.mark.skipif(len(FACTS.gpus) < 2, reason="one GPU")
+
+
+@TWO
+@pytest.mark.parametrize(("engine", "sharding"), [
+    (TRL, "ddp"), (TRL_VLLM, "ddp"), (TRL, "fsdp"), pytest.param(
+        TRL, "zero3", marks=pytest.mark.skipif("deepspeed" not in FACTS.packages,
+                                               reason="DeepSpeed is not installed"))])
+def test_two_gpus_train_one_run_stop_at_the_same_step_and_resume(lab, engine, sharding):
+    folder = lab.jobs.start(settings_for(engine, train__max_steps=500, hardware__num_processes=2,
+                                         hardware__sharding=sharding), f"two {engine} {sharding}")
     until_step(lab, folder, 3)
     pids = pids_of(folder)
     lab.jobs.stop(folder.id)
@@ -218,4 +304,33 @@ def test_two_gpus_train_one_run_and_stop_at_the_same_step(lab, engine):
     assert run.status == "stopped" and run.step in folder.checkpoints(), folder.log.read_text()
     facts = lab.runs.log(folder.id).started.facts
     assert facts["engine"] == engine and facts["processes"] == 2
+    assert wait_for_release(pids)
+    lab.jobs.resume(folder.id, run.step + 2)
+    assert lab.jobs.wait(folder.id).status == "finished", folder.log.read_text()[-4000:]
+
+
+@TWO
+def test_a_vllm_server_on_another_gpu_draws_the_answers(lab, tmp_path):
+    port = free_port()
+    settings = settings_for(TRL_VLLM, train__max_steps=3, hardware__vllm_mode="server",
+                            hardware__vllm_server=f"127.0.0.1:{port}")
+    plan = plan_of(choose_engines(settings, FACTS).first, settings)
+    (_, command), = commands_elsewhere(sys.executable, "", str(STARTER_FOLDER), settings, plan)
+    log = tmp_path / "server.log"
+    with log.open("w") as out:
+        server = subprocess.Popen(
+            command, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+            env=worker_environment() | {"CUDA_VISIBLE_DEVICES": "1"})
+    pids = {server.pid}
+    try:
+        folder = lab.jobs.start(settings, "served")  # TRL waits for the server
+        run = lab.jobs.wait(folder.id)
+        pids |= {p.pid for p in family(server.pid)}
+        assert run.status == "finished", folder.log.read_text()[-4000:] + log.read_text()[-4000:]
+        assert lab.runs.log(folder.id).started.facts["rollouts"] == "vLLM, server"
+    finally:
+        for pid in pids:
+            with contextlib.suppress(psutil.Error):
+                psutil.Process(pid).kill()
+        server.wait()
     assert wait_for_release(pids)

@@ -23,7 +23,7 @@ from lab.services.space import Space, serves_at
 from lab.services.workspace import PROJECT
 from lab.ui import access
 from lab.ui.build import SameSite
-from tests.browser import free_port
+from tests.ports import free_port
 
 DEADLINE = 60  # seconds until the page is served, on a busy machine
 HOST = "ana-grpo-lab.hf.space"

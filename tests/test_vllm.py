@@ -173,10 +173,10 @@ def test_base_and_checkpoints_answer_together_in_one_engine(lab, stopped):
     asked = messages(QUESTION, settings.data.system_prompt)
     first, newest = (str(stopped.checkpoint(step)) for step in
                      (stopped.checkpoints()[0], stopped.checkpoints()[-1]))
-    both = answers(lab, stopped, [Side(asked), Side(asked, newest)])
+    both = answers(lab, settings, [Side(asked), Side(asked, newest)])
     engine = engine_of(lab)
-    assert answers(lab, stopped, [Side(asked), Side(asked, newest)]) == both
-    two = answers(lab, stopped, [Side(asked, first), Side(asked, newest)])
+    assert answers(lab, settings, [Side(asked), Side(asked, newest)]) == both
+    two = answers(lab, settings, [Side(asked, first), Side(asked, newest)])
     assert two[1] == both[1] and two[0]
     assert lab.chat.adapter_effect(settings, stopped.adapter, asked) > 0
     assert engine_of(lab) == engine
@@ -186,7 +186,7 @@ def test_base_and_checkpoints_answer_together_in_one_engine(lab, stopped):
 def test_an_adapter_that_cannot_be_used_is_named_and_vllm_lives_on(lab, stopped, tmp_path, kind):
     settings = lab.runs.get(stopped.id).settings
     asked = messages(QUESTION, settings.data.system_prompt)
-    fine = answers(lab, stopped, [Side(asked)])
+    fine = answers(lab, settings, [Side(asked)])
     engine, folder = engine_of(lab), tmp_path / "adapter"
     if kind == "without its settings":
         some_adapter(str(STARTER_FOLDER), folder)
@@ -195,9 +195,9 @@ def test_an_adapter_that_cannot_be_used_is_named_and_vllm_lives_on(lab, stopped,
         shapes.make("tiny-llama", tmp_path / "tiny")
         some_adapter(str(tmp_path / "tiny"), folder)
     with pytest.raises(BadModel, match="adapter") as caught:
-        answers(lab, stopped, [Side(asked, str(folder))])
+        answers(lab, settings, [Side(asked, str(folder))])
     assert caught.value.problem.next
-    assert answers(lab, stopped, [Side(asked)]) == fine
+    assert answers(lab, settings, [Side(asked)]) == fine
     assert engine_of(lab) == engine
 
 
@@ -214,13 +214,13 @@ def test_an_answer_can_be_ended_early(lab, stopped):
 def test_after_its_engine_was_killed_the_next_question_is_answered(lab, stopped):
     settings = lab.runs.get(stopped.id).settings
     asked = [Side(messages(QUESTION, settings.data.system_prompt))]
-    before = answers(lab, stopped, asked)
+    before = answers(lab, settings, asked)
     for process in engine_of(lab):
         psutil.Process(process).kill()
     with pytest.raises(BadModel, match="engine ended") as caught:
-        answers(lab, stopped, asked)
+        answers(lab, settings, asked)
     assert caught.value.problem.kind == "engine_died"
-    assert answers(lab, stopped, asked) == before
+    assert answers(lab, settings, asked) == before
 
 
 def engine_of(lab) -> set[int]:

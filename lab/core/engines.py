@@ -281,8 +281,8 @@ def commands_elsewhere(python: str, folder: str, model: str, settings: Settings,
     if hardware.vllm_mode == "server" and plan.engine == TRL_VLLM:
         host, _, port = hardware.vllm_server.rpartition(":")
         found.append((f"on {host}, on GPUs of its own, before the start",
-                      ["trl", "vllm-serve", "--model", model, "--port", port,
-                       "--max_model_len", str(settings.model.max_seq_length)]))
+                      [python, "-m", "trl.cli.main", "vllm-serve", "--model", model, "--port",
+                       port, "--max_model_len", str(settings.model.max_seq_length)]))
     return found
 
 
