@@ -13,6 +13,7 @@ import pytest
 
 from lab.core import engines, events, problems
 from lab.core.catalog import RECIPES
+from lab.core.prompts import messages
 from lab.core.settings import CPU, TRL, UNSLOTH
 from lab.services import datasets, machine
 from lab.services.jobs import _from_the_one_that_worked, record
@@ -188,6 +189,60 @@ def test_the_reason_of_the_process_that_failed_is_the_runs(lab, quick, tmp_path)
     run = lab.jobs.wait(folder.id)
     assert run.status == "failed" and run.problem.kind == "out_of_memory", folder.log.read_text()
     assert "ran out of memory" in run.problem.what
+
+
+# accelerate cuts a base over GPUs only. Told that these processes have one each, it cuts it
+# over them with the same FSDP of torch, through gloo.
+CUT = """
+import os, sys
+from accelerate import state
+from accelerate.utils import DistributedType
+
+own = state.PartialState.__init__
+
+def on_gpus(self, *told, **more):
+    own(self, *told, **more)
+    if self.distributed_type == DistributedType.MULTI_CPU:
+        self.distributed_type = DistributedType.MULTI_GPU
+
+state.PartialState.__init__ = on_gpus
+from lab import worker
+import lab.backends.train as training
+
+came_together = training.came_together
+training.came_together = lambda accelerator, hardware, on_gpu: came_together(
+    accelerator, hardware, on_gpu=True)
+os._exit(worker.main(sys.argv[1:]))
+"""
+FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING":
+        "true", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP", "FSDP_RESHARD_AFTER_FORWARD":
+        "true", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}
+
+
+def test_a_base_that_is_cut_in_parts_trains_saves_whole_adapters_and_resumes(
+        lab, quick, tmp_path, monkeypatch):
+    for name, value in FSDP.items():
+        monkeypatch.setenv(name, value)
+    script = tmp_path / "cut.py"
+    script.write_text(CUT)
+    asked = quick.with_values({"hardware.num_processes": 2, "train.prompts_per_step": 4,
+                               "hardware.sharding": "fsdp", "train.max_steps": 3})
+    folder = start_with(lab, asked, command=[
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+        str(script), "engine", "{folder}", CPU])
+    run = lab.jobs.wait(folder.id)
+    assert run.status == "finished" and run.step == 3, folder.log.read_text()
+    facts = lab.runs.log(folder.id).started.facts
+    assert facts["processes"] == 2 and facts["rollouts"] == "transformers, through TRL"
+    question = messages("Tom has 3 apples and buys 4. How many has he?", "")
+    assert lab.chat.adapter_effect(asked, folder.adapter, question) > 0
+    told = json.loads(folder.settings.read_text())
+    told["settings"]["train"]["max_steps"] = 5
+    folder.settings.write_text(json.dumps(told))
+    lab.jobs._launch(folder)
+    run = lab.jobs.wait(folder.id)
+    assert run.status == "finished" and run.step == 5, folder.log.read_text()
+    assert lab.runs.log(folder.id).started.resumed_from == 3
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are another matter there")
