@@ -79,6 +79,12 @@ def agreed(mine: bool) -> bool:
 
 
 def together() -> None:
-    """Wait until every process has come here."""
+    """Wait until every process has come here, and what it has started on its GPU is done.
+
+    NCCL's work goes on behind the code that has asked for it. A process that ends before it is
+    done leaves the others waiting for their part of it, for ever.
+    """
     if torch.distributed.is_initialized():
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
         torch.distributed.barrier()

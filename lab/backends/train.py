@@ -87,6 +87,7 @@ def train(engine: Engine, settings: Settings, rows: list[dict], folder: Path, sa
     checkpoint = str(folder / "checkpoints" / f"step-{resume_from}") if resume_from else None
     trainer.train(resume_from_checkpoint=checkpoint)
     save_adapter(trainer, folder / "adapter")
+    gauge.take()
     step = trainer.state.global_step
     if step < settings.train.max_steps:
         return events.Stopped(step)
@@ -170,6 +171,7 @@ def save_adapter(trainer: GRPOTrainer, target: Path) -> None:
         shutil.rmtree(draft, ignore_errors=True)
     together()
     trainer.save_model(str(draft))
+    together()  # a base that is cut in parts was gathered for it
     if trainer.is_world_process_zero():
         for extra in ("training_args.bin",):  # pickled; loading an adapter needs none
             (draft / extra).unlink(missing_ok=True)

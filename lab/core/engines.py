@@ -263,8 +263,9 @@ def launch_command(python: str, folder: str, settings: Settings, plan: Plan,
             "--master_addr", hardware.main_process_ip, "--master_port", port]
         return [python, "-m", "torch.distributed.run",
                 "--nproc_per_node", str(hardware.num_processes), *where, *worker]
+    # Of one host accelerate finds a free port itself: another job may have the usual one.
     where = ["--num_machines", str(hardware.num_machines), "--machine_rank", str(rank),
-             "--main_process_port", port]
+             "--main_process_port", port if hardware.num_machines > 1 else "0"]
     if hardware.num_machines > 1:
         where += ["--main_process_ip", hardware.main_process_ip]
     return [python, "-m", "accelerate.commands.launch",

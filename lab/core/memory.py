@@ -19,13 +19,17 @@ SNUG = 0.90  # of the memory: an estimate above it is a warning
 
 # Every number below that was not counted from a model's shape. Calibrate here and nowhere else.
 
-# An H200's driver shows 15.6 GB where vLLM's share is 15.1 GB and the model is next to nothing.
 CONTEXT_GB = 0.5  # CUDA context and loaded kernels of one process
+# With vLLM in the process an H100 held 0.8 to 0.9 GB outside torch's pools before the first step.
+KERNELS_GB = 0.4
 LIBRARIES_GB = 0.5  # torch, transformers, trl, peft in a worker on the CPU: resident, measured
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # with an 8-bit scale for 64, a 32-bit one for 16,384
 LORA_BYTES = 4 + 4  # weight and gradient of the adapter, in 32 bit in every engine
 OPTIMISER_BYTES = {"adamw_8bit": 2, "paged_adamw_8bit": 2}  # two moments of a weight
 OPTIMISER_BYTES_32 = 8  # the same for all other optimisers
+# A paged optimiser keeps each moment of a large weight in memory of its own that CUDA moves in
+# whole pages: more of it than the same optimiser takes without paging.
+PAGED_FROM, PAGE = 100_000, 2 * 2**20  # values of a weight; bytes
 # vLLM outside torch's pools: with a 5 M model 0.4 of its 15.1 GB were neither cache nor weights.
 VLLM_FIXED_GB = 0.35
 GRAPHS = 172  # CUDA graphs that vLLM keeps with LoRA, each about a layer's input: Unsloth's rule
@@ -42,7 +46,9 @@ KV_SPARE = 1.05  # blocks that are not full, and the requests that are being swa
 LOGITS_UNSLOTH = 4  # in chunks, but the backward pass keeps the 32-bit logits of all of them
 LOGITS_UNSLOTH_COMPILED = 2  # compiled, it keeps them in 16 bit and makes the rest again
 LOGITS_UNSLOTH_CHUNK = 12  # one chunk's gradients and copies on top
-LOGITS_TRL = 8  # 32-bit logits of the whole batch at once, and their gradient
+# The whole batch at once: logits in 16 bit and once more over the temperature, their logarithms
+# in 32 bit, and the gradients of all three.
+LOGITS_TRL = 14
 LOGITS_CPU = 16  # without the fused kernel: and the parts of the gradient before they are added
 COPY_SHARE = 0.2  # of the memory that is left: up to so much a merged copy of the base may take
 
@@ -130,7 +136,7 @@ def _with_vllm(shape: Shape, settings: Settings, engine: str, memory_gb: float) 
     workspace = _workspace_gb(shape, settings, engine, plan, room)
     learning = _learning(shape, settings, engine, plan.compile_loss)
     reused = min(workspace, sum(p.gb for p in learning))
-    parts = [Part("CUDA and its libraries", CONTEXT_GB), *held,
+    parts = [Part("CUDA and its libraries", CONTEXT_GB + KERNELS_GB), *held,
              Part("KV cache of vLLM", max(0.0, room - workspace)),
              Part("Workspace of vLLM, beyond what learning uses again", workspace - reused),
              *([_base(shape, settings)] if engine == TRL_VLLM else []),
@@ -169,10 +175,18 @@ def _base(shape: Shape, settings: Settings) -> Part:
 
 
 def _adapter(shape: Shape, settings: Settings) -> Iterator[Part]:
-    count = shape.lora_parameters(settings.lora.rank, settings.lora.target_modules)
-    each = OPTIMISER_BYTES.get(settings.train.optim, OPTIMISER_BYTES_32)
+    rank, optim = settings.lora.rank, settings.train.optim
+    count = shape.lora_parameters(rank, settings.lora.target_modules)
+    each = OPTIMISER_BYTES.get(optim, OPTIMISER_BYTES_32)
     yield Part("LoRA adapter and its gradient", count * LORA_BYTES / GB)
-    yield Part("Optimiser", count * each / GB)
+    size = count * each
+    if optim.startswith("paged_"):
+        large = [width * rank for name, sides in shape.projections().items()
+                 if name in settings.lora.target_modules for width in sides
+                 if width * rank >= PAGED_FROM]
+        size += shape.layers * sum(2 * (math.ceil(values * each / 2 / PAGE) * PAGE)
+                                   - values * each for values in large)
+    yield Part("Optimiser", size / GB)
 
 
 def _vllm_held(shape: Shape, settings: Settings, engine: str, plan: Plan) -> list[Part]:
@@ -242,13 +256,15 @@ def _learning(shape: Shape, settings: Settings, engine: str, compiled: bool) -> 
 
 def _logits_bytes(shape: Shape, settings: Settings, engine: str, compiled: bool,
                   batch: int) -> float:
-    answer = settings.train.max_completion_length
-    words = batch * answer * shape.vocabulary
+    words = batch * settings.train.max_completion_length * shape.vocabulary
     if engine == CPU:
         return words * LOGITS_CPU
     if engine != UNSLOTH:
         return words * LOGITS_TRL
-    chunk = answer * shape.vocabulary / chunks_of_an_answer(settings, compiled)
+    # Prompts stand on the left: with an answer go the tokens by which its prompt may be longer
+    # than the others of its batch.
+    words = batch * _length(settings) * shape.vocabulary
+    chunk = words / batch / chunks_of_an_answer(settings, compiled)
     return (words * (LOGITS_UNSLOTH_COMPILED if compiled else LOGITS_UNSLOTH)
             + chunk * LOGITS_UNSLOTH_CHUNK)
 

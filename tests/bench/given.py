@@ -4,13 +4,11 @@ Import it after unsloth where that is used: it imports trl, transformers and tor
 """
 
 import json
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 from datasets import Dataset
 from transformers import TrainerCallback
 
@@ -58,13 +56,12 @@ def with_vllm(settings: Settings) -> dict[str, Any]:
 
 
 class Clock(TrainerCallback):
-    """One line of seconds, tokens and reward for each step; peak memory of the GPU if any."""
+    """One line of seconds, tokens and reward for each step."""
 
     def __init__(self) -> None:
         self.steps: list[dict] = []
         self.spent = {"generation": 0.0, "reward": 0.0}
         self.begun = time.perf_counter()
-        self.peak = 0.0
 
     def watch(self, trainer) -> None:
         """Stand at the two parts of a trainer's step, and note that it is ready."""
@@ -74,16 +71,6 @@ class Clock(TrainerCallback):
                 setattr(trainer, name, self._timed(getattr(trainer, name), part))
         trainer.add_callback(self)
         self.ready = time.time() - psutil.Process().create_time()
-
-    def watch_memory(self) -> None:
-        """Everything on the GPU counts, five times a second."""
-        def follow() -> None:
-            while True:
-                free, total = torch.cuda.mem_get_info()
-                self.peak = max(self.peak, (total - free) / 1e9)
-                time.sleep(0.2)
-
-        threading.Thread(target=follow, daemon=True, name="gpu memory").start()
 
     def _timed(self, function, part: str):
         def timed(*args, **kwargs):
@@ -110,4 +97,4 @@ class Clock(TrainerCallback):
 
     def report(self) -> str:
         """One line of JSON, the last that a side prints."""
-        return json.dumps({"steps": self.steps, "ready": self.ready, "peak_gpu_gb": self.peak})
+        return json.dumps({"steps": self.steps, "ready": self.ready})

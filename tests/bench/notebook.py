@@ -2,7 +2,7 @@
 
     python -m tests.bench.notebook RUN_FOLDER [--steps N] [--compile on|off] [--eager]
 
-Prints as its last line {"steps": [{"step": seconds, ...}], "ready": seconds, "peak_gpu_gb": ...}.
+Prints as its last line {"steps": [{"step": seconds, ...}], "ready": seconds}.
 """
 
 import argparse
@@ -46,7 +46,6 @@ def train(folder: Path, scratch: Path, steps: int | None, eager: bool) -> str:
     settings, path = given.read(folder, steps)
     lora = settings.lora
     clock = given.Clock()
-    clock.watch_memory()
     model, tokenizer = FastLanguageModel.from_pretrained(
         model_name=path, max_seq_length=settings.model.max_seq_length,
         load_in_4bit=settings.model.load_in_4bit, fast_inference=True, max_lora_rank=lora.rank,

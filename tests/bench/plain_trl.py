@@ -2,7 +2,7 @@
 
     python -m tests.bench.plain_trl RUN_FOLDER [--engine transformers|vllm] [--steps N]
 
-Prints as its last line {"steps": [{"step": seconds, ...}], "ready": seconds, "peak_gpu_gb": ...}.
+Prints as its last line {"steps": [{"step": seconds, ...}], "ready": seconds}.
 What differs from the lab's worker is only what the lab changes: TRL draws the answers itself, with
 transformers' `generate` and peft's layers, or with its own use of vLLM. On a GPU the base is in
 bf16, whatever the settings say of 4 bit: TRL cannot hand that to vLLM.
@@ -44,7 +44,6 @@ def train(folder: Path, scratch: Path, engine: str, steps: int | None) -> str:
     tokenizer = plain.load_tokenizer(path)
     clock = given.Clock()
     if torch.cuda.is_available():
-        clock.watch_memory()
         where = {"bf16": True, "fp16": False}
         model = AutoModelForCausalLM.from_pretrained(
             path, dtype=torch.bfloat16, device_map={"": 0})
