@@ -48,6 +48,13 @@ class Gauge:
         self.before = used_gb() if on_gpu else 0.0
         self.highest = self.before
 
+    def begin(self) -> None:
+        """The model is loaded. What that took does not count: torch's pools then hold blocks that
+        nothing needs, and give them back where there is no room for the next one."""
+        if self.on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+            self.highest = used_gb()
+
     def take(self) -> dict[str, float]:
         if not self.on_gpu:
             return {}

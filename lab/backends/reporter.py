@@ -29,6 +29,7 @@ class Reporter(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self._since, self._logged = time.perf_counter(), state.global_step
+        self.gauge.begin()
 
     def on_step_end(self, args, state, control, **kwargs):
         if agreed(self.wants_stop()):

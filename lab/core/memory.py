@@ -147,15 +147,16 @@ def _with_vllm(shape: Shape, settings: Settings, engine: str, memory_gb: float) 
                     sum(p.gb for p in held) + least + one)
 
 
-def smallest_share(shape: Shape, settings: Settings, engine: str, gpu_memory_gb: float) -> float:
+def smallest_share(shape: Shape, settings: Settings, engine: str, gpu_memory_gb: float,
+                   together: int | None = None) -> float:
     """The least `gpu_memory_utilization` with which the answers of a step are drawn together.
 
-    Weights, workspace and the KV cache of all of them fit in it. It may be above 1: then they do
-    not fit on this GPU.
+    Weights, workspace and the KV cache of all of them fit in it, or of `together` of them: then
+    the others wait. It may be above 1: then they do not fit on this GPU.
     """
     plan = plan_of(Choice(engine, ""), settings)
     fixed = sum(p.gb for p in _vllm_held(shape, settings, engine, plan))
-    cache = _kv_gb(shape, settings, _sequences(settings))
+    cache = _kv_gb(shape, settings, together or _sequences(settings))
     needed = cache
     for _ in UNSLOTH_BATCHED_TOKENS:  # more room makes Unsloth take a larger workspace
         needed = cache + _workspace_gb(shape, settings, engine, plan, needed)

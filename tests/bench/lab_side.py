@@ -68,6 +68,7 @@ def train(settings: Settings, root: Path) -> dict:
         print("\n".join(folder.log.read_text(errors="replace").splitlines()[-30:]))
         sys.exit(f"The run is {run.status}: {run.problem}")
     return {"steps": steps_of(log), "ready": log.started_at - begun, "facts": log.started.facts,
+            "learning_gb": log.last.facts.get("gpu_peak_gb", 0.0),
             "notices": [notice.text for notice in log.notices]}
 
 

@@ -2,10 +2,12 @@
 
     python -m tests.bench.memory CASE [--share 0.1] [--steps 2] [--answer N] [--set key=value ...]
 
-Prints one JSON object. Everything on the device counts, less what was in use before the start.
-vLLM gets the share that the estimate calls the smallest, and a little more: what a small card
-would have to have. With --answer shorter than the case's, the prompts become longer
-instead: the sequences stay as long and a step needs less time, but has fewer log-probabilities.
+Prints one JSON object. Everything on the device counts, once the model is loaded: `learning_gb` is
+the worker's own figure; `peak_gb` is that of nvidia-smi from the start on, with the blocks that
+torch keeps from loading and gives back on a card where they are missed. vLLM gets the share that
+the estimate calls the smallest, and a little more: what a small card would have to have. With
+--answer shorter than the case's, the prompts become longer instead: the sequences stay as long and
+a step needs less time, but has fewer log-probabilities.
 """
 
 import argparse
@@ -23,10 +25,11 @@ from lab.core.task import problems
 from lab.services import machine
 from tests.bench import measure
 
-CASES = {  # recipe, shape, goal in GB, what else is set
-    "1.5b-4bit": ("gsm8k", "qwen2.5-1.5b", 5, {"train.answers_at_once": 1}),
-    "8b-4bit-1k": ("notebook", "llama-3.1-8b", 15, {}),
-    "8b-4bit-20k": ("notebook", "llama-3.1-8b", 54, {
+CASES = {  # recipe, shape, goal in GB, answers that vLLM draws together, what else is set
+    "1.5b-4bit": ("gsm8k", "qwen2.5-1.5b", 5, 8, {
+        "train.answers_at_once": 1, "train.optim": "adamw_8bit"}),
+    "8b-4bit-1k": ("notebook", "llama-3.1-8b", 15, None, {}),
+    "8b-4bit-20k": ("notebook", "llama-3.1-8b", 54, None, {
         "model.max_seq_length": 20_480, "train.max_completion_length": 20_224,
         "train.num_generations": 8, "train.answers_at_once": 1}),
 }
@@ -55,7 +58,7 @@ def main() -> None:
 
 def measured(options: argparse.Namespace, root: Path) -> dict:
     """One run of a case in the lab of this root, and what was estimated for it."""
-    _, shape, goal, _ = CASES[options.case]
+    _, shape, goal, *_ = CASES[options.case]
     model = measure.model(shape, root / "models")
     gpu_gb = machine.look(root).gpus[0].memory_gb
     settings = settings_of(options, model, root, gpu_gb)
@@ -69,8 +72,8 @@ def measured(options: argparse.Namespace, root: Path) -> dict:
             **beside(row, model, settings, gpu_gb),
             "seconds_per_step": [step["step"] for step in row.get("steps", [])],
             "tokens": [step["tokens"] for step in row.get("steps", [])],
-            **{name: row[name] for name in ("peak_gb", "problem", "last_lines", "facts", "notices",
-                                            "ready", "wall") if name in row},
+            **{name: row[name] for name in ("learning_gb", "peak_gb", "problem", "last_lines",
+                                            "facts", "notices", "ready", "wall") if name in row},
             "settings": settings.to_dict()}
 
 
@@ -80,8 +83,8 @@ def beside(row: dict, model: Path, settings: Settings, gpu_gb: float) -> dict:
     found = memory.estimate(shape_of(model), settings, engine, gpu_gb)
     told = {"estimate_gb": round(found.total_gb, 2),
             "parts": {part.name: round(part.gb, 3) for part in found.parts}}
-    if "problem" not in row and row["peak_gb"]:
-        told["ratio"] = round(found.total_gb / row["peak_gb"], 3)
+    if row.get("learning_gb"):
+        told["ratio"] = round(found.total_gb / row["learning_gb"], 3)
     return told
 
 
@@ -90,7 +93,7 @@ def shape_of(model: Path) -> Shape:
 
 
 def settings_of(options: argparse.Namespace, model: Path, root: Path, gpu_gb: float) -> Settings:
-    recipe, _, _, more = CASES[options.case]
+    recipe, _, _, together, more = CASES[options.case]
     settings = RECIPES[recipe].settings().with_values({
         "model.name": str(model), "data.source": "word-problems", "data.rows": ROWS,
         "data.held_out": 0, "data.answer_extraction": "column",
@@ -105,7 +108,7 @@ def settings_of(options: argparse.Namespace, model: Path, root: Path, gpu_gb: fl
             "data.path": str(long_questions(model, longest - train.max_prompt_length, root))})
     settings = settings.with_values(dict(map(read_assignment, options.more)))
     share = options.share or round(SPARE * memory.smallest_share(
-        shape_of(model), settings, UNSLOTH, gpu_gb), 3)
+        shape_of(model), settings, UNSLOTH, gpu_gb, together), 3)
     return settings.with_values({"hardware.gpu_memory_utilization": share})
 
 
