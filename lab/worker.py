@@ -17,6 +17,7 @@ import traceback
 from pathlib import Path
 
 NEXT_ENGINE = 75  # exit status: this engine cannot be used, try the next (EX_TEMPFAIL)
+ONCE_MORE = "GRPO_LAB_ONCE_MORE"  # set where an engine is tried for the second time
 
 
 def main(arguments: list[str]) -> int:
@@ -35,7 +36,8 @@ def go_offline_for(model: str) -> None:
 def run_training(path: str) -> int:
     """Try the run's engines in their order, each in a process of its own, until one has worked.
 
-    On the CPU there is only one, and it works in this process.
+    One that failed because something else took or gave back the GPU's memory in that moment is
+    tried once more. On the CPU there is only one, and it works in this process.
     """
     from lab.core import events
 
@@ -55,6 +57,8 @@ def run_training(path: str) -> int:
         if code == 0 or (said and isinstance(said[-1], events.LAST)):
             return code
         steps = [event.step for event in said if isinstance(event, events.Step)]
+        if said and unsettled(said[-1]) and ONCE_MORE not in plan["env"]:
+            plans.insert(place + 1, plan | {"env": plan["env"] | {ONCE_MORE: "1"}})
         following = plans[place + 1:place + 2]
         if not following or (code != NEXT_ENGINE and steps):
             why = f"It was ended by signal {-code}, perhaps for lack of memory." if code < 0 \
@@ -111,6 +115,11 @@ def die_with_parent() -> None:
     """A child on Linux ends with its parent: no engine is left to hold the GPU for nobody."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def unsettled(event) -> bool:
+    """Whether this tells of an engine that may work a moment later."""
+    return getattr(event, "kind", "") == "gpu_unsettled"
 
 
 def said_since(folder: Path, offset: int) -> list:
@@ -189,9 +198,12 @@ def run_engine(path: str, engine: str) -> int:
         traceback.print_exc()
         problem = explain_in_training(error)
         expected = isinstance(error, LabError) and not isinstance(error, WorkFailed)
+        # Without a next engine, this one may still be tried once more.
+        last_engine = last_engine and (not unsettled(problem) or ONCE_MORE in os.environ)
         try:
             if not (last_engine or steps or expected or isinstance(error, KeyboardInterrupt)):
-                say_why(events.Notice("warning", f"{plan['title']} cannot be used here. {problem}"))
+                say_why(events.Notice("warning", f"{plan['title']} cannot be used here. {problem}",
+                                      problem.kind))
                 return NEXT_ENGINE
             say_why(events.Failed(step, problem.what, problem.why, problem.next, problem.kind))
         except OSError:  # a full disk: the supervisor writes the last word when it can

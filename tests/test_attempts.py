@@ -67,6 +67,44 @@ def test_the_reason_of_an_engine_that_is_not_installed_is_shown(lab, quick):
     assert "Unsloth + vLLM cannot be used here" in told and "unsloth" in told
 
 
+UNSETTLED = """
+import os, sys
+from pathlib import Path
+from lab import worker
+import lab.backends.train as training
+
+tried = Path(sys.argv[1])
+if sys.argv[2] == "always" or not tried.exists():
+    def fail(*told, **more):
+        tried.touch()
+        raise RuntimeError("Error in memory profiling. Initial free memory 73.35 GiB, ...")
+
+    training.train = fail
+os._exit(worker.main(sys.argv[3:]))
+"""
+
+
+@pytest.mark.parametrize(("processes", "how"), [(1, "once"), (2, "once"), (1, "always")])
+def test_an_engine_is_tried_once_more_where_the_memory_of_the_gpu_was_in_motion(
+        lab, quick, tmp_path, processes, how):
+    script = tmp_path / "unsettled.py"
+    script.write_text(UNSETTLED)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    folder = start_with(
+        lab, quick.with_values({"hardware.num_processes": processes, "train.max_steps": 2,
+                                "train.prompts_per_step": 4}),
+        command=[sys.executable, *(launcher if processes == 2 else []), str(script),
+                 str(tmp_path / "tried"), how, "engine", "{folder}", CPU])
+    run = lab.jobs.wait(folder.id)
+    told = [notice.text for notice in lab.runs.log(folder.id).notices]
+    assert told.count("Trying TRL on the CPU in a new process.") == 1, told
+    assert any("could not measure the GPU's memory" in text for text in told)
+    if how == "once":
+        assert run.status == "finished", folder.log.read_text()
+    else:
+        assert run.status == "failed" and run.problem.kind == "gpu_unsettled"
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals are another matter there")
 def test_an_engine_that_is_killed_at_the_start_is_followed_by_the_next(lab, quick):
     folder = start_with(lab, quick, UNSLOTH_ATTEMPT | {

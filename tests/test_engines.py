@@ -249,7 +249,7 @@ def test_a_lack_of_memory_says_what_the_step_was_busy_with():
     ("Free memory on device cuda:0 (2.1/139.8 GiB) on startup is less than desired GPU memory "
      "utilization (0.6, 83.9 GiB).", "gpu_busy"),
     ("Error in memory profiling. Initial free memory 111.86 GiB, current free memory 126.09 GiB.",
-     "gpu_busy"),
+     "gpu_unsettled"),
     ("No available memory for the cache blocks. Try increasing `gpu_memory_utilization`",
      "out_of_memory"),
     ("EngineCore encountered an issue. See stack trace (above) for the root cause.",

@@ -56,6 +56,7 @@ class Notice:
 
     level: str  # "info" or "warning"
     text: str
+    kind: str = ""  # of the problem that it tells of
 
 
 @dataclass(frozen=True)

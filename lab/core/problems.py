@@ -10,7 +10,8 @@ class Problem:
     """One thing that is wrong, in three parts. `field` names the setting to look at, if any.
 
     `level` is "error" (cannot go on) or "warning" (can, but should know). `kind` names the cause
-    for a reader that acts on it: "out_of_memory", "gpu_busy", "no_gpu", "driver", "engine_died".
+    for a reader that acts on it: "out_of_memory", "gpu_busy", "gpu_unsettled", "no_gpu", "driver",
+    "engine_died".
     """
 
     what: str
@@ -84,7 +85,8 @@ TRANSLATIONS = (
                 "'GPU share of vLLM'.", "gpu_busy"),
     Translation((), r"Error in memory profiling|memory profiling", "vLLM could not measure the "
                 "GPU's memory.", "Another process took or gave back memory in that moment.",
-                "Wait until nothing else starts or ends on the GPU, then try again.", "gpu_busy"),
+                "Wait until nothing else starts or ends on the GPU, then try again.",
+                "gpu_unsettled"),
     Translation((), r"No available memory for the cache blocks|KV cache is needed, which is larger "
                 r"than|enough KV cache|Engine core initialization failed.*memory",
                 "vLLM has no room for the answers.",
