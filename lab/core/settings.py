@@ -209,7 +209,8 @@ class Hardware:
                                          "vLLM takes.", above=0, high=0.98, step=0.01,
                                          advanced=True)
     compile_loss: str = knob("auto", "Compile the loss", "Unsloth's compiled loss: slow to start, "
-                             "and quicker only in long runs.", choices=SWITCH, advanced=True)
+                             "and no quicker where it was measured.", choices=SWITCH,
+                             advanced=True)
     cuda_graphs: str = knob("auto", "CUDA graphs in vLLM", "Quicker answers for a slower start. "
                             "'decode': of single tokens only, 'full': with torch.compile. 'auto' "
                             "counts whether the run is long enough.", choices=GRAPHS,

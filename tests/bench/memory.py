@@ -26,7 +26,7 @@ from lab.services import machine
 from tests.bench import measure
 
 CASES = {  # recipe, shape, goal in GB, answers that vLLM draws together, what else is set
-    "1.5b-4bit": ("gsm8k", "qwen2.5-1.5b", 5, 8, {
+    "1.5b-4bit": ("gsm8k", "qwen2.5-1.5b", 5, 2, {
         "train.answers_at_once": 1, "train.optim": "adamw_8bit"}),
     "8b-4bit-1k": ("notebook", "llama-3.1-8b", 15, None, {}),
     "8b-4bit-20k": ("notebook", "llama-3.1-8b", 54, None, {
