@@ -8,6 +8,7 @@ own (CONTRIBUTING.md says how): the same engine of the lab, the same TRL, the sa
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from dataclasses import replace
 
 import psutil
 import pytest
+from safetensors.torch import load_file, save_file
 
 from lab.core import engines, events
 from lab.core.catalog import RECIPES
@@ -183,8 +185,12 @@ def test_base_and_checkpoints_answer_together_in_one_engine(lab, stopped):
     assert engine_of(lab) == engine
 
 
-def test_vllm_answers_what_the_model_itself_answers(lab, stopped, monkeypatch):
-    settings, adapter = lab.runs.get(stopped.id).settings, str(stopped.adapter)
+def test_vllm_answers_what_the_model_itself_answers(lab, stopped, tmp_path, monkeypatch):
+    settings, adapter = lab.runs.get(stopped.id).settings, str(tmp_path / "stronger")
+    shutil.copytree(stopped.adapter, adapter)  # after a few steps it hardly changes a word
+    weights = tmp_path / "stronger" / "adapter_model.safetensors"
+    save_file({name: (50 if "lora_B" in name else 1) * weight for name, weight
+               in load_file(weights).items()}, weights, metadata={"format": "pt"})
     asked = [messages(problem.question, settings.data.system_prompt)
              for problem in problems(1, 8, 4_242)]
     sides = [Side(question, chosen) for question in asked for chosen in (None, adapter)]
