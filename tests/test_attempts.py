@@ -84,7 +84,7 @@ os._exit(worker.main(sys.argv[3:]))
 """
 
 
-@pytest.mark.parametrize(("processes", "how"), [(1, "once"), (2, "once"), (1, "always")])
+@pytest.mark.parametrize(("processes", "how"), [(2, "once"), (1, "always")])
 def test_an_engine_is_tried_once_more_where_the_memory_of_the_gpu_was_in_motion(
         lab, quick, tmp_path, processes, how):
     script = tmp_path / "unsettled.py"

@@ -20,6 +20,14 @@ pytestmark = pytest.mark.browser
 SLOW = 240_000  # milliseconds after which a test gives up waiting for something to appear
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Runs train on one core here, and leave the others to the page and its browser."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
 @pytest.fixture(scope="module")
 def browser():
     with chromium() as browser:

@@ -225,7 +225,7 @@ def test_the_panel_of_an_unknown_model_says_that_it_is_unknown(cache):
 
 def test_the_estimate_shows_its_parts_and_what_does_not_fit():
     notebook = RECIPES["notebook"].settings()
-    for gb, level in ((80, "fits"), (11.8, "tight"), (9, "over")):
+    for gb, level in ((80, "fits"), (16, "tight"), (9, "over")):
         found = models.memory_of(notebook, with_gpu(gb))
         shown = model.memory_html(found, models.model_problems(notebook, with_gpu(gb)))
         assert f"class='memory {level}'" in shown
