@@ -124,6 +124,11 @@ def test_a_mark_stands_at_its_field_and_nowhere_else(form):
     assert marks[rank]["elem_classes"] == ["wrong-field"]
     assert marks[alpha]["info"] == alpha.info
     assert marks[alpha]["elem_classes"] == []
+    doubt = Problem("It is large.", field="lora.rank", level="warning")
+    doubtful = form.mark([doubt])[rank]
+    assert (doubtful["info"], doubtful["elem_classes"]) == ("It is large.", ["doubtful-field"])
+    both = form.mark([doubt, Problem("It is no number.", field="lora.rank")])[rank]
+    assert (both["info"], both["elem_classes"]) == ("It is no number.", ["wrong-field"])
     assert form.mark([])[rank]["info"] == rank.info
 
 

@@ -186,19 +186,26 @@ class Form:
                 for key, value in self.values(settings).items()}
 
     def mark(self, problems: Iterable[Problem]) -> dict[Component, Any]:
-        """Updates of every widget's help: what is wrong with its value, or else what it is.
+        """Updates of every widget's help: what is wrong with its value, or else what one should
+        know of it, or else what it is.
 
         All of them each time: what a page shows now is not known here, and two changes in quick
         succession would otherwise leave a mark behind.
         """
-        wrong: dict[str, str] = {}
+        said: dict[str, dict[str, list[str]]] = {level: {} for level in MARKS}
         for problem in problems:
-            wrong[problem.field] = f"{wrong.get(problem.field, '')} {problem}".strip()
-        return {
-            widget: gr.update(
-                info=wrong.get(key) or self.looks[key][0].help or None,
-                elem_classes=[*widget.elem_classes, *(["wrong-field"] if key in wrong else [])])
-            for key, widget in self.widgets.items()}
+            said[problem.level].setdefault(problem.field, []).append(str(problem))
+
+        def marked(key: str, widget: Component) -> Any:
+            level = next((level for level in MARKS if key in said[level]), None)
+            return gr.update(
+                info=(" ".join(said[level][key]) if level else self.looks[key][0].help) or None,
+                elem_classes=[*widget.elem_classes, *([MARKS[level]] if level else [])])
+
+        return {widget: marked(key, widget) for key, widget in self.widgets.items()}
+
+
+MARKS = {"error": "wrong-field", "warning": "doubtful-field"}  # class of a field, the worst first
 
 
 def _card_values(reward: Reward, chosen: Chosen | None) -> dict[str, Any]:
