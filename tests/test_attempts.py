@@ -252,19 +252,23 @@ training.came_together = lambda accelerator, hardware, on_gpu: came_together(
     accelerator, hardware, on_gpu=True)
 os._exit(worker.main(sys.argv[1:]))
 """
-FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_CPU_RAM_EFFICIENT_LOADING":
-        "true", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP", "FSDP_RESHARD_AFTER_FORWARD":
-        "true", "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT"}
 
 
 def test_a_base_that_is_cut_in_parts_trains_saves_whole_adapters_and_resumes(
         lab, quick, tmp_path, monkeypatch):
-    for name, value in FSDP.items():
-        monkeypatch.setenv(name, value)
+    from accelerate.commands.launch import launch_command_parser
+    from accelerate.utils.launch import prepare_multi_gpu_env
+
     script = tmp_path / "cut.py"
     script.write_text(CUT)
     asked = quick.with_values({"hardware.num_processes": 2, "train.prompts_per_step": 4,
                                "hardware.sharding": "fsdp", "train.max_steps": 3})
+    # As accelerate sets it up for the command that runs on GPUs.
+    command = engines.launch_command("python", "", asked, engines.Plan(TRL, ""))
+    set_up = prepare_multi_gpu_env(launch_command_parser().parse_args(command[3:]))
+    for name in set_up:
+        if name.startswith(("FSDP_", "ACCELERATE_USE_FSDP")):
+            monkeypatch.setenv(name, set_up[name])
     folder = start_with(lab, asked, command=[
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
         str(script), "engine", "{folder}", CPU])

@@ -181,6 +181,7 @@ def test_accelerate_takes_the_command_and_starts_as_many_processes(sharding, hos
     plan = engines.plan_of(Choice(TRL, ""), asked)
     _, _, _, *told = engines.launch_command("python", "/run", asked, plan, rank=hosts - 1)
     args = launch_command_parser().parse_args(told)
+    assert args.main_process_port == (0 if hosts == 1 else 29500)  # 0: a free one is found
     if sharding == "zero3":
         args.deepspeed_fields_from_accelerate_config = ""  # set on the way by launch_command
         command, set_up = prepare_deepspeed_cmd_env(args)

@@ -258,6 +258,7 @@ def test_the_smallest_share_holds_the_answers_of_a_step_and_no_smaller_one_does(
         return next((p.gb for p in estimate(shape, changed, UNSLOTH, H200_GB).parts
                      if p.name == "KV cache of vLLM"), 0.0)
 
+    assert smallest_share(shape, settings, UNSLOTH, H200_GB, together=1) < share
     assert cache(share) >= needed
     assert cache(0.9 * share) < 1.05 * needed
 
