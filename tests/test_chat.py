@@ -1,7 +1,9 @@
 """The answering worker: streams, stops, switches adapters, survives its own death."""
 
 import json
+import os
 import shutil
+import sys
 import threading
 
 import pytest
@@ -11,7 +13,8 @@ from lab.core.problems import BadModel, LabError, WorkFailed
 from lab.core.prompts import messages
 from lab.core.settings import Sampling
 from lab.services.chat import Side
-from lab.services.workspace import STARTER_FOLDER
+from lab.services.evaluate import evaluate
+from lab.services.workspace import PROJECT, STARTER_FOLDER
 from tests.bench import shapes
 from tests.bench.lab_side import some_adapter
 
@@ -115,6 +118,61 @@ def test_a_worker_that_dies_is_said_and_started_anew(run):
     with pytest.raises(WorkFailed, match="ended"):
         list(stream)
     assert answers(lab, run, [Side(QUESTION)], GREEDY)
+
+
+# As `python -m lab.worker`, but so many loads of a model fail as vLLM does beside another start.
+IN_MOTION = """
+import sys
+from pathlib import Path
+from lab import worker
+from lab.backends import plain
+
+left, own = Path(sys.argv[1]), plain.load_model
+
+def load_model(*told):
+    count = int(left.read_text())
+    left.write_text(str(count - 1))
+    if count > 0:
+        raise RuntimeError("Error in memory profiling. Initial free memory 73.35 GiB, ...")
+    return own(*told)
+
+plain.load_model = load_model
+sys.exit(worker.main(sys.argv[4:]))
+"""
+
+
+@pytest.fixture
+def in_motion(tmp_path, monkeypatch):
+    """A function that makes the next so many loads of a model fail."""
+    script, left, python = tmp_path / "worker.py", tmp_path / "left", tmp_path / "python"
+    script.write_text(IN_MOTION)
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{script}" "{left}" "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setenv("PYTHONPATH", str(PROJECT))
+    return lambda count: left.write_text(str(count))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a script cannot stand for python there")
+def test_an_engine_that_met_memory_in_motion_is_started_once_more(run, in_motion):
+    lab, run = run
+    lab.chat.close()
+    in_motion(1)
+    said = []
+    told = list(lab.chat.stream(run.settings, [Side(QUESTION)], GREEDY, 1, threading.Event(),
+                                said.append))
+    assert told[-1].done and told[-1].text
+    assert "vLLM could not measure the GPU's memory. It is tried once more." in said
+    in_motion(1)
+    assert evaluate(run, n=4)["n"] == 4
+    lab.chat.close()
+    in_motion(2)
+    for ask in (lambda: answers(lab, run, [Side(QUESTION)]), lambda: evaluate(run, n=4)):
+        with pytest.raises(LabError, match="try again") as error:
+            ask()
+        assert error.value.problem.is_passing
+        in_motion(2)
+    lab.chat.close()
 
 
 def test_an_adapter_of_another_model_is_known_by_its_layers(run, tmp_path):

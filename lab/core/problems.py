@@ -27,6 +27,11 @@ class Problem:
     def to_dict(self) -> dict:
         return asdict(self)
 
+    @property
+    def is_passing(self) -> bool:
+        """Whether the same may work a moment later."""
+        return self.kind == "gpu_unsettled"
+
 
 class LabError(Exception):
     """Every failure that the lab explains. The tree:

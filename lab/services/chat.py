@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lab.core import engines
-from lab.core.problems import BadModel, Problem, WorkFailed, explained_by_log
+from lab.core.problems import BadModel, LabError, Problem, WorkFailed, explained_by_log
 from lab.core.settings import TRL_VLLM, Sampling, Settings
 from lab.services import machine, processes
 from lab.services.jobs import answering_environment
@@ -20,6 +20,7 @@ from lab.services.models import longest_of, model_folder
 from lab.services.runs import log_tail
 from lab.services.workspace import PROJECT, Workspace
 
+AGAIN = "It is tried once more."
 LONGEST = 4096  # tokens of a conversation that an engine is started for, where the model can
 
 
@@ -108,6 +109,18 @@ class Chat:
 
     def _ask(self, settings: Settings, request: dict, stop: threading.Event,
              say: Callable[[str], None]) -> Iterator[dict]:
+        """The replies to a request. An engine that met memory in motion is started once more."""
+        try:
+            yield from self._ask_once(settings, request, stop, say)
+        except LabError as error:
+            if not error.problem.is_passing:
+                raise
+            say(f"{error.problem.what} {AGAIN}")
+            self.close()
+            yield from self._ask_once(settings, request, stop, say)
+
+    def _ask_once(self, settings: Settings, request: dict, stop: threading.Event,
+                  say: Callable[[str], None]) -> Iterator[dict]:
         """Send one request and yield its replies; the one with "last" ends it."""
         request = {"model": model_folder(settings), "in_4bit": settings.model.load_in_4bit,
                    **request}

@@ -44,7 +44,7 @@ def evaluate(run: Run, checkpoint: int | None = None, n: int = 200, seed: int = 
     plan = engines.plan_to_answer(settings, facts)
     environment = answering_environment(settings, plan, facts,
                                         Workspace(run.folder.path.parent).caches)
-    (base, tuned), effect = _sides({
+    request = {
         "model": model_folder(settings), "in_4bit": settings.model.load_in_4bit,
         "on_gpu": plan.on_gpu, "engine": engine_request(settings, plan),
         "adapters": [None, str(adapter)], "rows": rows,
@@ -52,7 +52,13 @@ def evaluate(run: Run, checkpoint: int | None = None, n: int = 200, seed: int = 
         "chosen": [c.to_dict() for c in settings.rewards.chosen],
         "temperature": settings.train.temperature if sampled else 0.0,
         "top_p": settings.train.top_p, "max_tokens": settings.train.max_completion_length,
-        "seed": seed}, environment, progress)
+        "seed": seed}
+    try:
+        (base, tuned), effect = _sides(request, environment, progress)
+    except WorkFailed as error:
+        if not error.problem.is_passing:
+            raise
+        (base, tuned), effect = _sides(request, environment, progress)
     return verdict(settings, base, tuned, seed) | {
         "adapter_live": effect > 0, "adapter_effect": effect,
         "answers": [{"question": row["question"], "answer": row.get("answer"), "base": b,
@@ -106,7 +112,7 @@ def _sides(request: dict, environment: dict[str, str],
                     log.seek(0)
                     problem = explained_by_log(Problem(**reply["problem"]),
                                                log.read().decode("utf-8", errors="replace"))
-                    raise WorkFailed(problem.what, problem.why, problem.next)
+                    raise WorkFailed(problem.what, problem.why, problem.next, kind=problem.kind)
                 if "sides" in reply:
                     return reply["sides"], reply["effect"]
                 progress(reply["done"], reply["of"])
