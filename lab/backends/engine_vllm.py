@@ -39,7 +39,17 @@ class VllmEngine(Engine):
         if self.whole:
             # TRL merges the adapter into the base and takes it out again at each step. In bf16
             # that does not come out even, and the base drifts (huggingface/trl#6688).
-            trainer.vllm_generation._iter_named_params = lambda: merged_parameters(self.model)
+            rollouts = trainer.vllm_generation
+            rollouts._iter_named_params = lambda: merged_parameters(self.model)
+            if self.settings.hardware.vllm_mode == "colocate":
+                rollouts.sync_weights = self.hand_over
+
+    def hand_over(self) -> None:
+        """All weights in one call. TRL makes one for each, and in each vLLM lists its own."""
+        llm = self.trainer.vllm_generation.llm
+        llm.llm_engine.model_executor.driver_worker.model_runner.model.load_weights(
+            merged_parameters(self.model))
+        llm.reset_prefix_cache()
 
     def facts(self) -> dict[str, Any]:
         mode = self.settings.hardware.vllm_mode
@@ -75,24 +85,13 @@ def sampling(cls, drawing: Drawing, **more):
 
 @torch.no_grad()
 def merged_parameters(peft_model) -> Iterator[tuple[str, torch.Tensor]]:
-    """(name in the base model, weight plus adapter) one at a time; the base stays as it is."""
-    base = peft_model.get_base_model()
-    lora = {name: layer for name, layer in base.named_modules() if isinstance(layer, LoraLayer)}
-    for name, weight in base.named_parameters():
-        owner, _, leaf = name.rpartition(".")
-        layer = lora.get(owner.removesuffix(".base_layer"))
-        if layer is None:
-            if not any(name.startswith(f"{n}.") for n in lora):
-                yield name, weight.data
-            continue
-        if not owner.endswith(".base_layer"):
-            continue
-        plain_name = f"{owner.removesuffix('.base_layer')}.{leaf}"
-        if leaf != "weight":
-            yield plain_name, weight.data
-            continue
-        total = weight.data.float()
-        for adapter in layer.active_adapters:
-            low, high = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
-            total = total.addmm(high.float(), low.float(), alpha=layer.scaling[adapter])
-        yield plain_name, total.to(weight.dtype)
+    """(name in the base model, weight plus adapter) of each weight that an adapter changes, one at
+    a time; the base stays as it is."""
+    for name, layer in peft_model.get_base_model().named_modules():
+        if isinstance(layer, LoraLayer):
+            weight = layer.get_base_layer().weight
+            total = weight.data.float()
+            for adapter in layer.active_adapters:
+                low, high = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+                total = total.addmm(high.float(), low.float(), alpha=layer.scaling[adapter])
+            yield f"{name}.weight", total.to(weight.dtype)
