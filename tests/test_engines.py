@@ -118,7 +118,9 @@ def test_a_compiled_loss_is_cut_into_few_pieces_and_says_what_it_costs():
     plan = engines.plan_of(Choice(UNSLOTH, ""), asked)
     assert plan.compile_loss and any("about 14 s longer" in note for note in plan.notes)
     assert engines.chunks_of_an_answer(asked, True) == 1
-    assert engines.chunks_of_an_answer(asked, False) == 4  # Unsloth's own
+    assert engines.chunks_of_an_answer(asked, False) == 6  # 768 tokens
+    short = asked.with_values({"train.max_completion_length": 80})
+    assert engines.chunks_of_an_answer(short, False) == 1
     long = asked.with_values({"model.max_seq_length": 20_480,
                               "train.max_completion_length": 20_000})
     assert engines.chunks_of_an_answer(long, True) == 4  # 20,256 tokens
@@ -143,11 +145,17 @@ def test_each_engine_gets_its_environment_and_no_other():
 
     assert told(CPU) == {}
     unsloth = told(UNSLOTH)
-    assert unsloth["UNSLOTH_COMPILE_DISABLE"] == "1"
+    assert unsloth["UNSLOTH_COMPILE_DISABLE"] == unsloth["UNSLOTH_GRPO_LOGPROB_RECOMPUTE"] == "1"
+    compiled = told(UNSLOTH, NOTEBOOK.with_values({"hardware.compile_loss": "on"}))
+    assert not {"UNSLOTH_COMPILE_DISABLE", "UNSLOTH_GRPO_LOGPROB_RECOMPUTE"} & set(compiled)
     assert "2026.10.7" in unsloth["UNSLOTH_COMPILE_LOCATION"]
     assert unsloth["CUDA_VISIBLE_DEVICES"] == "0"
     assert told(UNSLOTH, visible="3,1")["CUDA_VISIBLE_DEVICES"] == "3"
     assert "UNSLOTH_COMPILE_LOCATION" not in told(TRL)
+    answering = engines.plan_to_answer(NOTEBOOK, WITH_GPU)
+    asked = engines.environment(NOTEBOOK, answering, Path("/caches"), PACKAGES, None)
+    assert asked["VLLM_LORA_ENABLE_DUAL_STREAM"] == "1"
+    assert "VLLM_LORA_ENABLE_DUAL_STREAM" not in unsloth
     several = SIXTEEN_BIT.with_values({"hardware.num_processes": 2})
     assert "CUDA_VISIBLE_DEVICES" not in told(TRL_VLLM, several)
 

@@ -144,14 +144,12 @@ def test_each_step_of_checkpointing_needs_less():
     assert len(set(totals)) == 3
 
 
-def test_an_8_bit_optimiser_needs_a_quarter_and_paging_costs_whole_pages():
+def test_an_8_bit_optimiser_needs_a_quarter():
     whole, eight_bit, paged = (
         next(p.gb for p in estimate(QWEN, notebook(train__optim=optim), TRL, H200_GB).parts
              if p.name == "Optimiser")
         for optim in ("adamw_torch", "adamw_8bit", "paged_adamw_8bit"))
-    assert whole == pytest.approx(4 * eight_bit)
-    large = 3 * 28 * 2  # gate, up and down have one large side each; two moments
-    assert eight_bit < paged < eight_bit + large * 2 * 2**20 / 1e9
+    assert whole == pytest.approx(4 * eight_bit) and paged == eight_bit
 
 
 def test_vllm_fills_its_share_whatever_the_model_needs():
@@ -218,28 +216,31 @@ def test_20_000_tokens_on_llama_8b_need_less_than_54_gb():
 
 
 H100_GB = 85.5
-ONE_AT_ONCE = {"train__answers_at_once": 1, "hardware__cuda_graphs": "decode"}
 BENCH = {"model__load_in_4bit": False, "train__prompts_per_step": 4, "train__num_generations": 8,
          "train__answers_at_once": 8, "train__max_completion_length": 256,
-         "hardware__gpu_memory_utilization": 0.3, "hardware__cuda_graphs": "full"}
-MEASURED = (  # shape, engine, GB of the GPU, settings, peak in GB; see docs/gpu.md
-    (QWEN, TRL_VLLM, H100_GB, BENCH, 34.5),
-    (QWEN, TRL_VLLM, H200_GB, BENCH, 54.0),
-    (QWEN, UNSLOTH, H100_GB, BENCH, 29.1),
-    (QWEN, UNSLOTH, H100_GB, ONE_AT_ONCE | {
-        "train__prompts_per_step": 4, "train__num_generations": 8,
-        "hardware__gpu_memory_utilization": 0.038}, 6.27),
-    (LLAMA, UNSLOTH, H100_GB, {"hardware__gpu_memory_utilization": 0.096,
-                               "hardware__cuda_graphs": "decode"}, 13.7),
-    (LLAMA, UNSLOTH, H100_GB, ONE_AT_ONCE | {
-        "model__max_seq_length": 20_480, "train__max_completion_length": 20_224,
-        "train__num_generations": 8, "hardware__gpu_memory_utilization": 0.369}, 51.2),
+         "hardware__cuda_graphs": "full"}
+AT_ONCE = BENCH | {"train__answers_at_once": 32, "lora__gradient_checkpointing": "on"}
+SMALL_CARD = {"train__prompts_per_step": 4, "train__num_generations": 8,
+              "train__answers_at_once": 1, "train__optim": "adamw_8bit"}
+LONG = {"model__max_seq_length": 20_480, "train__max_prompt_length": 19_456,
+        "train__max_completion_length": 1024, "train__num_generations": 8,
+        "train__answers_at_once": 1}
+MEASURED = (  # shape, engine, GB of the GPU, share of vLLM, settings, peak in GB; see docs/gpu.md
+    (QWEN, TRL_VLLM, H200_GB, 0.3, BENCH, 54.0),
+    (QWEN, TRL_VLLM, H100_GB, 0.3, BENCH, 34.5),
+    (QWEN, TRL_VLLM, H100_GB, 0.3, AT_ONCE, 49.7),
+    (QWEN, UNSLOTH, H100_GB, 0.3, AT_ONCE, 29.1),
+    (QWEN, UNSLOTH, H100_GB, 0.02, SMALL_CARD, 4.35),
+    (LLAMA, UNSLOTH, H100_GB, 0.09, {}, 12.1),
+    (LLAMA, UNSLOTH, H100_GB, 0.363, LONG, 40.7),
 )
 
 
-@pytest.mark.parametrize(("shape", "engine", "gpu_gb", "values", "peak"), MEASURED)
-def test_each_measured_run_is_met_within_15_percent(shape, engine, gpu_gb, values, peak):
-    found = estimate(shape, notebook(**values), engine, gpu_gb)
+@pytest.mark.parametrize(("shape", "engine", "gpu_gb", "share", "values", "peak"), MEASURED)
+def test_each_measured_run_is_met_within_15_percent(shape, engine, gpu_gb, share, values, peak):
+    graphs = {"hardware__cuda_graphs": "decode"} | values
+    found = estimate(shape, notebook(hardware__gpu_memory_utilization=share, **graphs), engine,
+                     gpu_gb)
     assert found.total_gb == pytest.approx(peak, rel=0.15)
 
 
@@ -294,7 +295,7 @@ def test_one_change_is_offered_where_it_is_enough_and_several_where_not():
 
 def test_a_share_in_which_vllm_cannot_start_is_part_of_every_cure():
     settings = notebook(train__optim="adamw_8bit")
-    found = cures(LLAMA, settings, UNSLOTH, 11.4)
+    found = cures(LLAMA, settings, UNSLOTH, 10.5)
     assert found
     share = settings.hardware.gpu_memory_utilization
     assert all(cure.changes["hardware.gpu_memory_utilization"] > share for cure in found)

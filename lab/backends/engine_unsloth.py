@@ -68,7 +68,6 @@ class UnslothEngine(Engine):
             "vllm_gpu_memory_utilization": self.plan.share,
             "vllm_max_model_length": self.settings.model.max_seq_length,
             "vllm_importance_sampling_correction": False,
-            # Its own choice, spelt out, but where it is compiled: there fewer chunks start sooner.
             "unsloth_logit_chunk_multiplier":
                 chunks_of_an_answer(self.settings, self.plan.compile_loss)}
 

@@ -1,6 +1,7 @@
 """Which stack and engine train a run on this machine and how it is started, with reasons."""
 
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
 from lab.core.machine import Choice, Machine
@@ -18,6 +19,7 @@ TITLES = {UNSLOTH: "Unsloth + vLLM", TRL_VLLM: "TRL + vLLM", TRL: "TRL on the GP
 # it is a hundredth of the run at most.
 GRAPHS_COST, GRAPHS_GAIN = 5.0, 0.003
 COMPILE_FROM = 100_000
+PIECE = 128  # tokens of an answer whose logits Unsloth holds at a time
 # Unsloth's compiled loss is unrolled, one piece of the graph for each chunk of a batch's logits:
 # 8 took 19 s to compile, 32 took 72 s, and 64 were not done after two minutes (docs/gpu.md).
 COMPILE_A_CHUNK, MOST_COMPILED = 2.3, 32
@@ -162,13 +164,10 @@ def _cuda_graphs(settings: Settings) -> Choice:
 
 
 def chunks_of_an_answer(settings: Settings, compiled: bool) -> int:
-    """In how many pieces Unsloth takes an answer's logits; its own rule where nothing is compiled.
-
-    Its rule never takes fewer than 4, which only makes compiling longer.
-    """
+    """In how many pieces Unsloth takes an answer's logits; compiling unrolls them."""
     train = settings.train
-    return max(1 if compiled else 4,
-               (train.max_prompt_length + train.max_completion_length) // 4096)
+    longest = train.max_prompt_length + train.max_completion_length
+    return max(1, longest // 4096) if compiled else ceil(train.max_completion_length / PIECE)
 
 
 def compiled_chunks(settings: Settings) -> int:
@@ -232,6 +231,10 @@ def environment(settings: Settings, plan: Plan, caches: Path, versions: dict[str
         # By PCI bus, as nvidia-smi numbers them.
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     }
+    if plan.engine == TRL_VLLM and plan.on_gpu:
+        # In Compare an adapter's small products run beside the large ones of the base, not after
+        # them. Rollouts of many answers were no quicker so.
+        told["VLLM_LORA_ENABLE_DUAL_STREAM"] = "1"
     if settings.hardware.processes() == 1:
         # TRL refuses to train in one process that sees several GPUs.
         told["CUDA_VISIBLE_DEVICES"] = (visible or "0").split(",")[0]
@@ -241,7 +244,9 @@ def environment(settings: Settings, plan: Plan, caches: Path, versions: dict[str
                  # Made for one pair of versions; an old one breaks a new Unsloth.
                  "UNSLOTH_COMPILE_LOCATION": str(caches / stamp)}
         if not plan.compile_loss:
-            told["UNSLOTH_COMPILE_DISABLE"] = "1"
+            told |= {"UNSLOTH_COMPILE_DISABLE": "1",
+                     # The backward pass makes the logits again, piece by piece, and keeps none.
+                     "UNSLOTH_GRPO_LOGPROB_RECOMPUTE": "1"}
     return told
 
 

@@ -20,18 +20,15 @@ SNUG = 0.90  # of the memory: an estimate above it is a warning
 # Every number below that was not counted from a model's shape. Calibrate here and nowhere else.
 
 CONTEXT_GB = 0.5  # CUDA context and loaded kernels of one process
-# With vLLM in the process an H100 held 0.8 to 0.9 GB outside torch's pools before the first step.
-KERNELS_GB = 0.4
+# With vLLM in the process an H100 held 0.8 to 0.9 GB outside torch's pools before the first step,
+# and 1.4 after it.
+KERNELS_GB = 0.9
 LIBRARIES_GB = 0.5  # torch, transformers, trl, peft in a worker on the CPU: resident, measured
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # with an 8-bit scale for 64, a 32-bit one for 16,384
 LORA_BYTES = 4 + 4  # weight and gradient of the adapter, in 32 bit in every engine
 OPTIMISER_BYTES = {"adamw_8bit": 2, "paged_adamw_8bit": 2}  # two moments of a weight
 OPTIMISER_BYTES_32 = 8  # the same for all other optimisers
-# A paged optimiser keeps each moment of a large weight in memory of its own that CUDA moves in
-# whole pages: more of it than the same optimiser takes without paging.
-PAGED_FROM, PAGE = 100_000, 2 * 2**20  # values of a weight; bytes
-# vLLM outside torch's pools: with a 5 M model 0.4 of its 15.1 GB were neither cache nor weights.
-VLLM_FIXED_GB = 0.35
+VLLM_FIXED_GB = 0.08  # what vLLM counts of its share as outside torch's pools
 GRAPHS = 172  # CUDA graphs that vLLM keeps with LoRA, each about a layer's input: Unsloth's rule
 GRAPHS_GB = (0.16, 1.07)  # its bounds for all of them together
 # Sampling sorts the logits of all answers: scores, sorted scores, their places, sums.
@@ -43,9 +40,14 @@ VLLM_LORA_BYTES = 2  # of vLLM's own place for the adapter
 VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # it rounds the rank up to one of them
 KV_SPARE = 1.05  # blocks that are not full, and the requests that are being swapped
 # Log-probabilities, in bytes for each token of an answer and word of the vocabulary.
-LOGITS_UNSLOTH = 4  # in chunks, but the backward pass keeps the 32-bit logits of all of them
-LOGITS_UNSLOTH_COMPILED = 2  # compiled, it keeps them in 16 bit and makes the rest again
-LOGITS_UNSLOTH_CHUNK = 12  # one chunk's gradients and copies on top
+# Unsloth makes the logits of one piece at a time, and again in the backward pass: logits and their
+# gradient in 16 bit, and in 32 bit logits, logarithms, probabilities, gradients, the chosen word.
+LOGITS_UNSLOTH = 23
+# Compiled, it keeps those of all pieces in 16 bit; one piece's gradients and copies come on top.
+LOGITS_UNSLOTH_COMPILED, LOGITS_UNSLOTH_CHUNK = 2, 12
+# torch's blocks of one layer do not fit the next thing: with a 4-bit base, the peaks of one run of
+# 1.5B and two of 8B lay so many times as far above what stays.
+UNSLOTH_SPARE = 1.9
 # The whole batch at once: logits in 16 bit and once more over the temperature, their logarithms
 # in 32 bit, and the gradients of all three.
 LOGITS_TRL = 14
@@ -137,6 +139,7 @@ def _with_vllm(shape: Shape, settings: Settings, engine: str, memory_gb: float) 
     learning = _learning(shape, settings, engine, plan.compile_loss)
     reused = min(workspace, sum(p.gb for p in learning))
     parts = [Part("CUDA and its libraries", CONTEXT_GB + KERNELS_GB), *held,
+             Part("CUDA graphs of vLLM", _graphs_gb(shape, plan)),
              Part("KV cache of vLLM", max(0.0, room - workspace)),
              Part("Workspace of vLLM, beyond what learning uses again", workspace - reused),
              *([_base(shape, settings)] if engine == TRL_VLLM else []),
@@ -176,32 +179,28 @@ def _base(shape: Shape, settings: Settings) -> Part:
 
 
 def _adapter(shape: Shape, settings: Settings) -> Iterator[Part]:
-    rank, optim = settings.lora.rank, settings.train.optim
-    count = shape.lora_parameters(rank, settings.lora.target_modules)
-    each = OPTIMISER_BYTES.get(optim, OPTIMISER_BYTES_32)
+    count = shape.lora_parameters(settings.lora.rank, settings.lora.target_modules)
+    each = OPTIMISER_BYTES.get(settings.train.optim, OPTIMISER_BYTES_32)
     yield Part("LoRA adapter and its gradient", count * LORA_BYTES / GB)
-    size = count * each
-    if optim.startswith("paged_"):
-        large = [width * rank for name, sides in shape.projections().items()
-                 if name in settings.lora.target_modules for width in sides
-                 if width * rank >= PAGED_FROM]
-        size += shape.layers * sum(2 * (math.ceil(values * each / 2 / PAGE) * PAGE)
-                                   - values * each for values in large)
-    yield Part("Optimiser", size / GB)
+    yield Part("Optimiser", count * each / GB)
 
 
 def _vllm_held(shape: Shape, settings: Settings, engine: str, plan: Plan) -> list[Part]:
     """What vLLM holds besides workspace and KV cache."""
-    low, high = GRAPHS_GB
     fixed = VLLM_FIXED_GB
-    if plan.cuda_graphs != "off":
-        fixed += min(high, max(low, GRAPHS * shape.layers * shape.hidden * 4 / GB))
     if engine == TRL_VLLM:  # the adapter reaches it merged, in weights of its own
         return [Part("Base model again, of vLLM", weights_gb(shape, False)),
                 Part("vLLM itself", fixed)]
     rank = next(r for r in VLLM_RANKS if r >= settings.lora.rank)
     lora = shape.lora_parameters(rank, tuple(shape.projections())) * VLLM_LORA_BYTES / GB
     return [_base(shape, settings), Part("vLLM itself", fixed + lora)]
+
+
+def _graphs_gb(shape: Shape, plan: Plan) -> float:
+    """vLLM captures them when its share is taken: they come on top."""
+    low, high = GRAPHS_GB
+    wanted = GRAPHS * shape.layers * shape.hidden * 4 / GB
+    return min(high, max(low, wanted)) if plan.cuda_graphs != "off" else 0.0
 
 
 def _workspace_gb(shape: Shape, settings: Settings, engine: str, plan: Plan,
@@ -212,8 +211,8 @@ def _workspace_gb(shape: Shape, settings: Settings, engine: str, plan: Plan,
         tokens = next(t for most, t in UNSLOTH_BATCHED_TOKENS if room_gb * GB / 2**30 <= most)
     sequences = _sequences(settings)
     tokens = max(sequences, min(tokens, sequences * settings.model.max_seq_length))
-    return (tokens * _pass_elements(shape) * 2 + sequences * shape.vocabulary * SAMPLING_BYTES
-            + _dequantised(shape, settings)) / GB
+    one_pass = tokens * _pass_elements(shape) * 2 + _dequantised(shape, settings)
+    return max(one_pass, sequences * shape.vocabulary * SAMPLING_BYTES) / GB
 
 
 def _kv_gb(shape: Shape, settings: Settings, answers: int) -> float:
@@ -250,6 +249,8 @@ def _learning(shape: Shape, settings: Settings, engine: str, compiled: bool) -> 
     backward = (whole_layer + tokens * 2 * (shape.intermediate + shape.hidden) * each
                 + _dequantised(shape, settings))
     logits = _logits_bytes(shape, settings, engine, compiled, batch)
+    if engine == UNSLOTH and not compiled:
+        logits, backward = logits * UNSLOTH_SPARE, backward * UNSLOTH_SPARE
     return [Part("Activations kept for the backward pass", kept / GB),
             Part("Log-probabilities" if logits > backward else "Backward pass of one layer",
                  max(logits, backward) / GB)]
@@ -262,12 +263,13 @@ def _logits_bytes(shape: Shape, settings: Settings, engine: str, compiled: bool,
         return words * LOGITS_CPU
     if engine != UNSLOTH:
         return words * LOGITS_TRL
+    chunks = chunks_of_an_answer(settings, compiled)
+    if not compiled:
+        return settings.train.max_completion_length / chunks * shape.vocabulary * LOGITS_UNSLOTH
     # Prompts stand on the left: with an answer go the tokens by which its prompt may be longer
     # than the others of its batch.
-    words = batch * _length(settings) * shape.vocabulary
-    chunk = words / batch / chunks_of_an_answer(settings, compiled)
-    return (words * (LOGITS_UNSLOTH_COMPILED if compiled else LOGITS_UNSLOTH)
-            + chunk * LOGITS_UNSLOTH_CHUNK)
+    words = _length(settings) * shape.vocabulary
+    return batch * words * LOGITS_UNSLOTH_COMPILED + words / chunks * LOGITS_UNSLOTH_CHUNK
 
 
 def _layer_bytes(shape: Shape, engine: str) -> float:

@@ -159,6 +159,7 @@ def settings_of(options: argparse.Namespace, model: Path) -> Settings:
         "data.answer_extraction": "column", "train.max_steps": options.steps,
         "train.num_generations": 8, "train.prompts_per_step": options.prompts,
         "train.max_completion_length": options.answer, "train.save_steps": 1_000_000,
+        "train.answers_at_once": 8 * options.prompts,  # smaller batches only launch more kernels
         "lora.gradient_checkpointing": "on",  # TRL alone does not know Unsloth's own
         "hardware.gpu_memory_utilization": options.share,
         "hardware.cuda_graphs": options.graphs, "hardware.compile_loss": options.compile,
