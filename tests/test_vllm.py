@@ -8,22 +8,24 @@ own (CONTRIBUTING.md says how): the same engine of the lab, the same TRL, the sa
 
 import importlib.util
 import json
-import shutil
 import subprocess
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
-from safetensors.torch import load_file, save_file
+import torch
+from peft import LoraConfig, get_peft_model
 
+from lab.backends import plain
 from lab.core import engines, events
 from lab.core.catalog import RECIPES
 from lab.core.machine import Choice
 from lab.core.problems import BadModel
 from lab.core.prompts import messages
-from lab.core.settings import CPU, TRL, TRL_VLLM
+from lab.core.settings import TRL_VLLM
 from lab.core.task import problems
 from lab.services.chat import Side
 from lab.services.evaluate import evaluate
@@ -152,8 +154,7 @@ if __name__ == "__main__":
 
     before = apart(of_vllm())
     inner = llm.llm_engine.model_executor.driver_worker.model_runner.model
-    for name, weight in merged_parameters(model):
-        inner.load_weights([(name, weight)])
+    inner.load_weights(merged_parameters(model))
     print(json.dumps({"before": before, "after": apart(of_vllm()), "started": as_started(llm)}))
 """
 
@@ -185,26 +186,67 @@ def test_base_and_checkpoints_answer_together_in_one_engine(lab, stopped):
     assert engine_of(lab) == engine
 
 
-def test_vllm_answers_what_the_model_itself_answers(lab, stopped, tmp_path, monkeypatch):
-    settings, adapter = lab.runs.get(stopped.id).settings, str(tmp_path / "stronger")
-    shutil.copytree(stopped.adapter, adapter)  # after a few steps it hardly changes a word
-    weights = tmp_path / "stronger" / "adapter_model.safetensors"
-    save_file({name: (50 if "lora_B" in name else 1) * weight for name, weight
-               in load_file(weights).items()}, weights, metadata={"format": "pt"})
+def test_vllm_answers_what_the_model_itself_answers(lab, stopped, tmp_path):
+    """Base and two adapters, each of which always says one thing, in batches of one to 24.
+
+    On a CPU only one: vLLM's build for CPUs gives the base's tokens the adapter of its last slot.
+    """
+    settings = lab.runs.get(stopped.id).settings
     asked = [messages(problem.question, settings.data.system_prompt)
              for problem in problems(1, 8, 4_242)]
-    sides = [Side(question, chosen) for question in asked for chosen in (None, adapter)]
-    told = answers(lab, settings, sides)
-    lab.chat.close()
-    monkeypatch.setattr(engines, "plan_to_answer", lambda settings, machine: engines.Plan(
-        TRL if ON_GPU else CPU, "the test asks for it", on_gpu=ON_GPU))
-    own = answers(lab, settings, sides)
-    lab.chat.close()
-    for first in (0, 1):  # vLLM computes in bf16: a word may differ, and what follows it
-        places = range(first, len(sides), 2)
-        same = sum(told[place] == own[place] for place in places)
-        assert same >= 5, [(told[place], own[place]) for place in places]
-    assert any(told[place] != told[place + 1] for place in range(0, len(sides), 2))
+    sayings = ("<answer>\n7\n</answer>\n", "<answer>\n12\n</answer>\n")
+    own, says = taught(asked, sayings if ON_GPU else sayings[:1], tmp_path)
+    chosen = [None, *(str(tmp_path / str(place)) for place in range(len(says)))]
+    sides = [[Side(question, adapter) for adapter in chosen] for question in asked]
+    every = [side for together in sides for side in together]
+    texts = answers(lab, settings, every)
+    told = [[texts[len(chosen) * row + which] for which in range(len(chosen))]
+            for row in range(len(asked))]
+    # vLLM computes in bf16: the base may say another word now and then.
+    assert sum(said[0] == text for said, text in zip(told, own, strict=True)) >= 5, (told, own)
+    assert all(said[1:] == says for said in told), told
+    for batch in ([0], [1], [2], [0, 1], [0, 2], [1, 2]):
+        if max(batch) < len(chosen):
+            found = answers(lab, settings, [sides[0][which] for which in batch])
+            assert all(found[place] == says[which - 1] if which else
+                       found[place] in (told[0][0], own[0])
+                       for place, which in enumerate(batch)), (batch, found)
+
+
+def taught(asked: list[list[dict]], sayings: tuple[str, ...], out: Path
+           ) -> tuple[list[str], list[str]]:
+    """Adapters out/0, out/1, ... for the starter, each of which says one of these whatever it is
+    asked. Returns what the base answers to each question, and each adapter to all of them."""
+    tokenizer = plain.load_tokenizer(str(STARTER_FOLDER))
+    prompts = [plain.to_tokens(tokenizer, plain.render(tokenizer, question)) for question in asked]
+
+    def answer(model, prompt: list[int]) -> str:
+        ids = torch.tensor([prompt])
+        whole = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False,
+                               max_new_tokens=GREEDY.max_tokens)
+        return tokenizer.decode(whole[0, len(prompt):], skip_special_tokens=True)
+
+    own = [answer(plain.load_model(str(STARTER_FOLDER)), prompt) for prompt in prompts]
+    says = []
+    for place, saying in enumerate(sayings):
+        torch.manual_seed(place)
+        model = get_peft_model(plain.load_model(str(STARTER_FOLDER)), LoraConfig(
+            r=8, target_modules=["q_proj", "v_proj", "up_proj", "down_proj"]))
+        end = plain.to_tokens(tokenizer, saying) + [model.generation_config.eos_token_id]
+        optimiser = torch.optim.AdamW([w for w in model.parameters() if w.requires_grad], lr=2e-3)
+        for _ in range(30):
+            for prompt in prompts:
+                ids = torch.tensor([prompt + end])
+                labels = ids.clone()
+                labels[:, :len(prompt)] = -100
+                model(input_ids=ids, labels=labels).loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+        model.save_pretrained(out / str(place))
+        said = {answer(model, prompt) for prompt in prompts}
+        assert len(said) == 1, said
+        says += said
+    return own, says
 
 
 @pytest.mark.parametrize("kind", ["missing", "without its settings", "of another model"])
