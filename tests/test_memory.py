@@ -6,7 +6,7 @@ import pytest
 import transformers
 
 from lab.core.catalog import MODELS, RECIPES, known_model
-from lab.core.cures import cures, memory_problems
+from lab.core.cures import cures, memory_problems, roomier
 from lab.core.memory import estimate, smallest_share, weights_gb
 from lab.core.problems import BadModel
 from lab.core.settings import (
@@ -306,6 +306,20 @@ def test_what_fits_needs_no_cure_and_has_no_problem():
     for engine in (UNSLOTH, TRL):
         assert cures(QWEN, notebook(), engine, 80.0) == []
         assert memory_problems(QWEN, notebook(), engine, 80.0) == []
+
+
+def test_with_room_to_spare_more_answers_at_once_are_named_and_no_more_than_fit():
+    settings = RECIPES["gsm8k"].settings().with_values({"train.prompts_per_step": 4,
+                                                        "train.num_generations": 8})
+    assert settings.train.per_device_train_batch_size() == 8
+    for gb, most in ((80.0, 32), (48.0, 16), (32.0, None)):
+        found = roomier(QWEN, settings, TRL, gb)
+        assert (found and found.changes) == (most and {"train.answers_at_once": most}), gb
+        if found:
+            assert estimate(QWEN, settings.with_values(found.changes), TRL, gb).fits_well
+    two = settings.with_values({"hardware.num_processes": 2})
+    assert roomier(QWEN, two, TRL, 80.0).changes == {"train.answers_at_once": 16}
+    assert roomier(QWEN, settings.with_values({"train.answers_at_once": 32}), TRL, 80.0) is None
 
 
 def test_an_estimate_near_the_limit_warns_and_one_far_above_refuses():

@@ -225,13 +225,24 @@ def test_the_panel_of_an_unknown_model_says_that_it_is_unknown(cache):
 
 def test_the_estimate_shows_its_parts_and_what_does_not_fit():
     notebook = RECIPES["notebook"].settings()
-    for gb, level in ((80, "fits"), (16, "tight"), (9, "over")):
+    for gb, level in ((80, "fits"), (14, "tight"), (9, "over")):
         found = models.memory_of(notebook, with_gpu(gb))
         shown = model.memory_html(found, models.model_problems(notebook, with_gpu(gb)))
         assert f"class='memory {level}'" in shown
         assert f"of {gb:.1f} GB of the GPU" in shown
         assert all(part.name in shown for part in found.parts)
         assert ("not fit in the memory" in shown) is (level != "fits")
+
+
+def test_where_the_gpu_has_room_the_estimate_says_what_would_be_quicker():
+    gsm8k = RECIPES["gsm8k"].settings().with_values({"train.prompts_per_step": 4})
+    shown = model.memory_html(models.memory_of(gsm8k, with_gpu(80)), [],
+                              models.quicker(gsm8k, with_gpu(80)))
+    assert "There is room to be quicker. Set &#x27;Answers at once&#x27; to 32: about" in shown
+    assert models.quicker(gsm8k, LAPTOP) is None
+    assert models.quicker(settings("somebody/else"), with_gpu(80)) is None
+    compiled = gsm8k.with_values({"hardware.compile_loss": "on"})
+    assert models.quicker(compiled, with_gpu(80)) is None  # more would take minutes to compile
 
 
 def test_names_of_others_never_become_markup():

@@ -11,6 +11,7 @@ from gradio.components import Component
 
 from lab.core import engines
 from lab.core.catalog import MODELS
+from lab.core.cures import Cure
 from lab.core.machine import Machine
 from lab.core.memory import Estimate, weights_gb
 from lab.core.problems import LabError, Problem
@@ -53,7 +54,8 @@ class ModelTab:
         return {self.about: about_html(facts) if facts else "",
                 self.look_up: gr.update(visible=facts is not None and not facts.source),
                 self.memory: memory_html(models.memory_of(settings, machine),
-                                         models.model_problems(settings, machine)),
+                                         models.model_problems(settings, machine),
+                                         models.quicker(settings, machine)),
                 self.derived: derived_html(settings) + launch_html(settings, machine)}
 
 
@@ -166,8 +168,10 @@ def about_html(facts: ModelFacts) -> str:
     return f"<div class='about'><dl>{listed}</dl></div>"
 
 
-def memory_html(found: Estimate | None, problems: list[Problem]) -> str:
-    """The estimated peak, what it is made of, and what speaks against this model here."""
+def memory_html(found: Estimate | None, problems: list[Problem],
+                quicker: Cure | None = None) -> str:
+    """The estimated peak, what it is made of, what speaks against this model here, and what would
+    be quicker."""
     against = problems_html(problems)
     if found is None:
         return ("<div class='memory'><p>Estimated memory: unknown until the model's config.json "
@@ -176,10 +180,12 @@ def memory_html(found: Estimate | None, problems: list[Problem]) -> str:
     share = min(100.0, 100 * found.total_gb / found.memory_gb)
     level = "fits" if found.fits_well else "tight" if found.fits else "over"
     parts = "".join(f"<dt>{escape(p.name)}</dt><dd>{_gb(p.gb)}</dd>" for p in found.parts)
+    more = (f"<p class='help'>There is room to be quicker. {escape(quicker.sentence)} The same "
+            "answers then learn in fewer passes.</p>") if quicker else ""
     return (f"<div class='memory {level}'><p>Estimated memory: <b>{_gb(found.total_gb)}</b> of "
             f"{_gb(found.memory_gb)} {of}</p><div class='meter' aria-hidden='true'>"
             f"<i style='width:{share:.1f}%'></i></div><details><summary>What it is made of"
-            f"</summary><dl>{parts}</dl></details>{against}</div>")
+            f"</summary><dl>{parts}</dl></details>{against}{more}</div>")
 
 
 def _millions(parameters: float) -> str:
