@@ -119,7 +119,9 @@ def die_with_parent() -> None:
 
 def unsettled(event) -> bool:
     """Whether this tells of an engine that may work a moment later."""
-    return getattr(event, "kind", "") == "gpu_unsettled"
+    from lab.core.problems import PASSING
+
+    return getattr(event, "kind", "") == PASSING
 
 
 def said_since(folder: Path, offset: int) -> list:

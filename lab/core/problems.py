@@ -4,6 +4,8 @@ import re
 import traceback
 from dataclasses import asdict, dataclass, replace
 
+PASSING = "gpu_unsettled"  # the kind of what may work a moment later
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -30,7 +32,7 @@ class Problem:
     @property
     def is_passing(self) -> bool:
         """Whether the same may work a moment later."""
-        return self.kind == "gpu_unsettled"
+        return self.kind == PASSING
 
 
 class LabError(Exception):
@@ -91,7 +93,7 @@ TRANSLATIONS = (
     Translation((), r"Error in memory profiling|memory profiling", "vLLM could not measure the "
                 "GPU's memory.", "Another process took or gave back memory in that moment.",
                 "Wait until nothing else starts or ends on the GPU, then try again.",
-                "gpu_unsettled"),
+                PASSING),
     Translation((), r"No available memory for the cache blocks|KV cache is needed, which is larger "
                 r"than|enough KV cache|Engine core initialization failed.*memory",
                 "vLLM has no room for the answers.",
