@@ -117,7 +117,7 @@ def test_what_vllm_gets_is_base_plus_adapter_and_the_base_stays_as_it_was(tuned)
 
     before = {name: weight.clone() for name, weight in tuned.named_parameters()}
     sent = dict(merged_parameters(tuned))
-    again = dict(merged_parameters(tuned))
+    again, every = dict(merged_parameters(tuned)), dict(merged_parameters(tuned, every=True))
     assert all(torch.equal(before[name], weight) for name, weight in tuned.named_parameters())
     assert all(torch.equal(sent[name], again[name]) for name in sent)
     own = {name.replace(".base_layer", ""): weight.clone()
@@ -125,5 +125,6 @@ def test_what_vllm_gets_is_base_plus_adapter_and_the_base_stays_as_it_was(tuned)
     merged = dict(tuned.merge_and_unload().named_parameters())
     assert set(sent) == {name for name, weight in merged.items()
                          if not torch.equal(weight, own[name])}
-    for name, weight in sent.items():
+    assert set(every) == set(merged)
+    for name, weight in (*sent.items(), *every.items()):
         torch.testing.assert_close(weight, merged[name])

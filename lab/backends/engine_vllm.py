@@ -40,12 +40,13 @@ class VllmEngine(Engine):
             # TRL merges the adapter into the base and takes it out again at each step. In bf16
             # that does not come out even, and the base drifts (huggingface/trl#6688).
             rollouts = trainer.vllm_generation
-            rollouts._iter_named_params = lambda: merged_parameters(self.model)
+            rollouts._iter_named_params = lambda: merged_parameters(self.model, every=True)
             if self.settings.hardware.vllm_mode == "colocate":
                 rollouts.sync_weights = self.hand_over
 
     def hand_over(self) -> None:
-        """All weights in one call. TRL makes one for each, and in each vLLM lists its own."""
+        """What the adapter changes, in one call: TRL makes one for each weight of the model, and
+        in each of them vLLM lists its own."""
         llm = self.trainer.vllm_generation.llm
         llm.llm_engine.model_executor.driver_worker.model_runner.model.load_weights(
             merged_parameters(self.model))
@@ -84,14 +85,23 @@ def sampling(cls, drawing: Drawing, **more):
 
 
 @torch.no_grad()
-def merged_parameters(peft_model) -> Iterator[tuple[str, torch.Tensor]]:
-    """(name in the base model, weight plus adapter) of each weight that an adapter changes, one at
-    a time; the base stays as it is."""
-    for name, layer in peft_model.get_base_model().named_modules():
-        if isinstance(layer, LoraLayer):
-            weight = layer.get_base_layer().weight
+def merged_parameters(peft_model, every: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
+    """(name in the base model, weight plus adapter) one at a time; the base stays as it is.
+
+    Only weights that an adapter changes, or `every` one of the model.
+    """
+    base = peft_model.get_base_model()
+    lora = {name: layer for name, layer in base.named_modules() if isinstance(layer, LoraLayer)}
+    own = tuple(f"{name}." for name in lora)  # theirs and, under base_layer, the model's
+    for name, weight in base.named_parameters():
+        owner, _, leaf = name.rpartition(".")
+        plain_name = name.replace(".base_layer.", ".")
+        layer = lora.get(owner.removesuffix(".base_layer"))
+        if layer is not None and plain_name != name and leaf == "weight":
             total = weight.data.float()
             for adapter in layer.active_adapters:
                 low, high = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
                 total = total.addmm(high.float(), low.float(), alpha=layer.scaling[adapter])
-            yield f"{name}.weight", total.to(weight.dtype)
+            yield plain_name, total.to(weight.dtype)
+        elif every and (plain_name != name or not name.startswith(own)):
+            yield plain_name, weight.data
