@@ -1,5 +1,7 @@
 """The drawing loop against transformers' own `generate`, and the merged copy against peft."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -7,7 +9,10 @@ from transformers import GenerationConfig
 
 from lab.backends import plain
 from lab.backends.generate import Drawing, MergedCopy, complete, draw
+from lab.core.catalog import RECIPES
+from lab.core.engines import Plan
 from lab.core.prompts import messages
+from lab.core.settings import TRL_VLLM
 from lab.core.task import problems
 from lab.services.workspace import STARTER_FOLDER
 
@@ -128,3 +133,45 @@ def test_what_vllm_gets_is_base_plus_adapter_and_the_base_stays_as_it_was(tuned)
     assert set(every) == set(merged)
     for name, weight in (*sent.items(), *every.items()):
         torch.testing.assert_close(weight, merged[name])
+
+
+class Weights:
+    """Where vLLM would load them, as a vllm.LLM of this process reaches it."""
+
+    def __init__(self):
+        self.calls, self.resets = [], 0
+        self.model = self.model_runner = self.driver_worker = self.model_executor = self
+        self.llm_engine = self
+
+    def load_weights(self, weights):
+        self.calls.append(dict(weights))
+
+    def reset_prefix_cache(self):
+        self.resets += 1
+
+
+def test_where_trl_hands_its_weights_to_vllm_the_lab_does(starter, tuned):
+    from trl.generation.vllm_generation import VLLMGeneration
+
+    from lab.backends.engine_vllm import VllmEngine, merged_parameters
+
+    def bound(mode):
+        settings = RECIPES["starter"].settings().with_values({"hardware.vllm_mode": mode})
+        engine = VllmEngine(Plan(TRL_VLLM, "", on_gpu=False), settings, str(STARTER_FOLDER))
+        engine.tokenizer, engine.score = starter[0], SimpleNamespace()
+        rollouts = object.__new__(VLLMGeneration)  # TRL's own methods, without a vLLM
+        rollouts.llm = Weights()
+        engine.bind(SimpleNamespace(model=tuned, vllm_generation=rollouts,
+                                    _generate_single_turn=None))
+        return rollouts
+
+    rollouts = bound("colocate")
+    rollouts.sync_weights()
+    (sent,), changed = rollouts.llm.calls, dict(merged_parameters(tuned))
+    assert sent.keys() == changed.keys() and rollouts.llm.resets == 1
+    assert all(torch.equal(sent[name], changed[name]) for name in sent)
+    rollouts = bound("server")
+    assert rollouts.sync_weights.__func__ is VLLMGeneration.sync_weights
+    every = dict(merged_parameters(tuned, every=True))
+    assert dict(rollouts._iter_named_params()).keys() == every.keys() > changed.keys()
+    assert callable(VLLMGeneration._iter_named_params)  # else the line above proves nothing

@@ -124,24 +124,24 @@ def test_of_two_processes_each_has_a_vllm_of_its_own(lab):
 
 SAME = """
 import json, sys, torch
+from types import SimpleNamespace
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 from vllm import LLM, SamplingParams
-from lab.backends.engine_vllm import as_started, merged_parameters
+from lab.backends.engine_vllm import VllmEngine, as_started
 
 if __name__ == "__main__":
-    path, ids = sys.argv[1], [5, 6, 7, 8, 9]
+    path, ids = sys.argv[1], list(range(5, 305))  # longer than a block of the prefix cache
     base = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     torch.manual_seed(0)
     model = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "down_proj"]))
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.5)
-    llm = LLM(path, dtype="bfloat16", max_model_len=128, max_num_seqs=4, enforce_eager=True,
+    llm = LLM(path, dtype="bfloat16", max_model_len=512, max_num_seqs=4, enforce_eager=True,
               gpu_memory_utilization=0.2)
 
     def of_vllm():
-        llm.reset_prefix_cache()
         told = llm.generate([{"prompt_token_ids": ids}],
                             SamplingParams(max_tokens=1, temperature=0, logprobs=5),
                             use_tqdm=False)[0].outputs[0].logprobs[0]
@@ -153,8 +153,10 @@ if __name__ == "__main__":
         return max(abs(float(right[token]) - logprob) for token, logprob in known.items())
 
     before = apart(of_vllm())
-    inner = llm.llm_engine.model_executor.driver_worker.model_runner.model
-    inner.load_weights(merged_parameters(model))
+    engine = object.__new__(VllmEngine)
+    engine.model, rollouts = model, SimpleNamespace(llm=llm)
+    engine.trainer = SimpleNamespace(vllm_generation=rollouts)
+    engine.hand_over()
     print(json.dumps({"before": before, "after": apart(of_vllm()), "started": as_started(llm)}))
 """
 
@@ -169,7 +171,7 @@ def test_with_the_merged_weights_vllm_says_what_the_tuned_model_says(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout.strip().splitlines()[-1])
     assert told["after"] < 0.1 < 0.3 < told["before"], told  # vLLM computes in bf16
-    assert told["started"] == {"vllm_share": 0.2, "max_model_len": 128, "max_num_seqs": 4}
+    assert told["started"] == {"vllm_share": 0.2, "max_model_len": 512, "max_num_seqs": 4}
 
 
 def test_base_and_checkpoints_answer_together_in_one_engine(lab, stopped):
