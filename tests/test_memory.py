@@ -320,6 +320,8 @@ def test_with_room_to_spare_more_answers_at_once_are_named_and_no_more_than_fit(
     two = settings.with_values({"hardware.num_processes": 2})
     assert roomier(QWEN, two, TRL, 80.0).changes == {"train.answers_at_once": 16}
     assert roomier(QWEN, settings.with_values({"train.answers_at_once": 32}), TRL, 80.0) is None
+    many = settings.with_values({"train.prompts_per_step": 1024})  # the field takes 4,096
+    assert roomier(QWEN, many, TRL, 1e6).changes == {"train.answers_at_once": 4096}
 
 
 def test_an_estimate_near_the_limit_warns_and_one_far_above_refuses():

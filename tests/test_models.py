@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import fields
 
 import httpx
 import pytest
@@ -236,8 +237,8 @@ def test_the_estimate_shows_its_parts_and_what_does_not_fit():
 
 def test_where_the_gpu_has_room_the_estimate_says_what_would_be_quicker():
     gsm8k = RECIPES["gsm8k"].settings().with_values({"train.prompts_per_step": 4})
-    shown = model.memory_html(models.memory_of(gsm8k, with_gpu(80)), [],
-                              models.quicker(gsm8k, with_gpu(80)))
+    tab = model.ModelTab(*(field.name for field in fields(model.ModelTab)))
+    shown = tab.updates(gsm8k, with_gpu(80))["memory"]
     assert "There is room to be quicker. Set &#x27;Answers at once&#x27; to 32: about" in shown
     assert models.quicker(gsm8k, LAPTOP) is None
     assert models.quicker(settings("somebody/else"), with_gpu(80)) is None

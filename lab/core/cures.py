@@ -69,13 +69,13 @@ def roomier(shape: Shape, settings: Settings, engine: str, gpu_memory_gb: float)
 
     Same result in fewer passes: those of a small batch are mostly launches of kernels.
     """
-    processes = settings.hardware.processes()
-    own = settings.train.answers_per_step() // processes
+    train, processes = settings.train, settings.hardware.processes()
+    own, now = train.answers_of_a_process(processes), train.per_device_train_batch_size(processes)
+    most = min(own, setting_named("train.answers_at_once").knob.high)
     place = _Place(shape, engine, gpu_memory_gb)
-    more = (count for count in range(own, settings.train.per_device_train_batch_size(processes), -1)
-            if own % count == 0)
-    return next(filter(None, (_cure(place, settings, {"train.answers_at_once": count})
-                              for count in more)), None)
+    more = (_cure(place, settings, {"train.answers_at_once": count})
+            for count in range(most, now, -1) if own % count == 0)
+    return next(filter(None, more), None)
 
 
 def memory_problems(shape: Shape, settings: Settings, engine: str,

@@ -221,7 +221,7 @@ def _kv_gb(shape: Shape, settings: Settings, answers: int) -> float:
 
 def _drawing(shape: Shape, settings: Settings, bytes_each: int) -> list[Part]:
     """Answers drawn with transformers: all of a process's step together."""
-    answers = _own_answers(settings)
+    answers = settings.train.answers_of_a_process(settings.hardware.processes())
     cache = answers * _length(settings) * shape.kv_per_token() * bytes_each
     # One layer at a time is copied to make it longer, and its heads are repeated.
     layer = cache / shape.layers + answers * _length(settings) * 2 * shape.query * bytes_each
@@ -258,14 +258,12 @@ def _learning(shape: Shape, settings: Settings, engine: str, compiled: bool) -> 
 
 def _logits_bytes(shape: Shape, settings: Settings, engine: str, compiled: bool,
                   batch: int) -> float:
-    words = batch * settings.train.max_completion_length * shape.vocabulary
-    if engine == CPU:
-        return words * LOGITS_CPU
+    answer = settings.train.max_completion_length * shape.vocabulary
     if engine != UNSLOTH:
-        return words * LOGITS_TRL
+        return batch * answer * (LOGITS_CPU if engine == CPU else LOGITS_TRL)
     chunks = chunks_of_an_answer(settings, compiled)
     if not compiled:
-        return settings.train.max_completion_length / chunks * shape.vocabulary * LOGITS_UNSLOTH
+        return answer / chunks * LOGITS_UNSLOTH
     # Prompts stand on the left: with an answer go the tokens by which its prompt may be longer
     # than the others of its batch.
     words = _length(settings) * shape.vocabulary
@@ -298,14 +296,10 @@ def _length(settings: Settings) -> int:
     return settings.train.max_prompt_length + settings.train.max_completion_length
 
 
-def _own_answers(settings: Settings) -> int:
-    """Answers of a step that one process draws."""
-    return max(1, settings.train.answers_per_step() // settings.hardware.processes())
-
-
 def _sequences(settings: Settings) -> int:
     """Answers that vLLM draws at once."""
-    return min(MOST_SEQUENCES, _own_answers(settings))
+    return min(MOST_SEQUENCES,
+               settings.train.answers_of_a_process(settings.hardware.processes()))
 
 
 def _larger(one: list[Part], other: list[Part]) -> list[Part]:

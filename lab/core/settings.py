@@ -162,18 +162,21 @@ class Train:
     def answers_per_step(self) -> int:
         return self.num_generations * self.prompts_per_step
 
+    def answers_of_a_process(self, processes: int = 1) -> int:
+        return max(1, self.answers_per_step() // processes)
+
     def per_device_train_batch_size(self, processes: int = 1) -> int:
         """The largest divisor of a process's answers of a step that is at most `answers_at_once`.
 
         Any divisor keeps TRL's rule: batch x accumulation x processes = answers per step, which
         is a multiple of the group size.
         """
-        own = max(1, self.answers_per_step() // processes)
+        own = self.answers_of_a_process(processes)
         return max(b for b in range(1, min(self.answers_at_once, own) + 1) if own % b == 0)
 
     def gradient_accumulation_steps(self, processes: int = 1) -> int:
-        own = self.answers_per_step() // processes
-        return own // self.per_device_train_batch_size(processes)
+        return (self.answers_of_a_process(processes)
+                // self.per_device_train_batch_size(processes))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from lab.services.models import longest_of, model_folder
 from lab.services.runs import log_tail
 from lab.services.workspace import PROJECT, Workspace
 
-AGAIN = "It is tried once more."
 LONGEST = 4096  # tokens of a conversation that an engine is started for, where the model can
 
 
@@ -115,7 +114,7 @@ class Chat:
         except LabError as error:
             if not error.problem.is_passing:
                 raise
-            say(f"{error.problem.what} {AGAIN}")
+            say(f"{error.problem.what} It is tried once more.")
             self.close()
             yield from self._ask_once(settings, request, stop, say)
 
