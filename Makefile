@@ -2,6 +2,7 @@
 # STACK=cpu|gpu overrides the choice of packages; ARGS="--port 8000" reaches the command that is started.
 .PHONY: lab setup test bench check python
 PYTHON ?= python3
+JOBS ?= 2
 ifeq ($(OS),Windows_NT)
 VENV_PYTHON := .venv/Scripts/python.exe
 else
@@ -16,11 +17,13 @@ setup: python
 	@$(PYTHON) lab/bootstrap.py
 
 test: python
-	@$(PYTHON) lab/bootstrap.py --tests --browser
-	@$(VENV_PYTHON) -m pytest $(ARGS)
+	@$(PYTHON) lab/bootstrap.py --tests
+	@$(VENV_PYTHON) tests/chromium.py
+	@$(VENV_PYTHON) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 bench: python
-	@$(PYTHON) lab/bootstrap.py --tests --browser
+	@$(PYTHON) lab/bootstrap.py --tests
+	@$(VENV_PYTHON) tests/chromium.py
 	@$(VENV_PYTHON) -m tests.bench $(ARGS)
 
 check: python

@@ -1,12 +1,14 @@
-"""The child process behind every run, chat and evaluation: `python -m lab.worker train|chat|eval`.
+"""The child process behind every run, chat, evaluation: `python -m lab.worker train|chat|eval|...`
 
 Training meets the app only through files: settings.json and data.jsonl in, events.jsonl out, and
-a file `control` that asks it to stop. Chat and evaluation speak JSON lines on stdin and stdout.
+the files `control` and `pause` that ask it to stop and to wait. Chat, evaluation and preflight
+speak JSON lines on stdin and stdout.
 `engine` is one attempt of `train`, in a process of its own where there is a GPU.
 """
 
 import contextlib
 import ctypes
+import importlib
 import json
 import os
 import shutil
@@ -17,13 +19,17 @@ import traceback
 from pathlib import Path
 
 NEXT_ENGINE = 75  # exit status: this engine cannot be used, try the next (EX_TEMPFAIL)
+ASKED = {"preflight": "answering.preflight", "merge": "exporting.merge",
+         "check": "exporting.check"}
 ONCE_MORE = "GRPO_LAB_ONCE_MORE"  # set where an engine is tried for the second time
 
 
 def main(arguments: list[str]) -> int:
     job, *rest = arguments
+    if job in ASKED:
+        return run_asked(ASKED[job])
     return {"train": run_training, "engine": run_attempt, "chat": run_chat,
-            "eval": run_eval}[job](*rest)
+            "eval": run_eval, "speed": run_speed}[job](*rest)
 
 
 def go_offline_for(model: str) -> None:
@@ -31,6 +37,9 @@ def go_offline_for(model: str) -> None:
     if Path(model).is_dir():
         os.environ |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1",
                        "HF_DATASETS_OFFLINE": "1"}
+        for name in ("huggingface_hub.constants", "datasets.config"):
+            if module := sys.modules.get(name):  # they have read the environment already
+                module.HF_HUB_OFFLINE = True
 
 
 def run_training(path: str) -> int:
@@ -39,11 +48,17 @@ def run_training(path: str) -> int:
     One that failed because something else took or gave back the GPU's memory in that moment is
     tried once more. On the CPU there is only one, and it works in this process.
     """
-    from lab.core import events
+    from lab.core import events, lock
 
     folder = Path(path)
+    held = lock.hold(folder / "worker.lock")
+    if held is None:
+        print("Another worker trains this run; this one ends.", file=sys.stderr)
+        return lock.OCCUPIED
     record = read_record(folder)
     plans = record["plans"]
+    if not set_aside_damaged(folder):
+        return 1
     if not plans[0]["command"]:
         return run_engine(path, plans[0]["engine"])
     say = events.EventWriter(folder / "events.jsonl")
@@ -130,7 +145,7 @@ def said_since(folder: Path, offset: int) -> list:
 
     with (folder / "events.jsonl").open("rb") as f:
         f.seek(offset)
-        lines = f.read().decode("utf-8", errors="replace").splitlines()
+        lines = f.read().decode("utf-8", errors="replace").split("\n")  # no other line ends
     return [read[1] for line in lines if (read := events.read_line(line))]
 
 
@@ -144,7 +159,7 @@ def run_engine(path: str, engine: str) -> int:
     """Train with one engine, in this process. NEXT_ENGINE if it cannot be used and there is
     another; its reason is said as a notice."""
     from lab.core import events
-    from lab.core.engines import Plan
+    from lab.core.hardware.engines import Plan
     from lab.core.problems import LabError, WorkFailed, explain_in_training
     from lab.core.settings import TRL_VLLM, UNSLOTH, Settings
 
@@ -183,18 +198,22 @@ def run_engine(path: str, engine: str) -> int:
         go_offline_for(model)
         os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"  # `rollout_func` is a pinned version's
         if engine == UNSLOTH:
-            from lab.backends import engine_unsloth  # noqa: F401  before trl and transformers
+            from lab.backends.engines import unsloth  # noqa: F401  before trl and transformers
         elif engine != TRL_VLLM:
             from lab.backends.without_vllm import hide
 
             hide()
-        from lab.backends.engines import make_engine
+        from lab.backends.engines.choose import make_engine
         from lab.backends.train import train
+        from lab.core.adapters import newest_sound
 
         rows = read_lines(folder / "data.jsonl")
+        aside = folder / "held_out.jsonl"
         made = make_engine(Plan.from_dict(plan["plan"]), settings, model)
-        say(train(made, settings, rows, folder, say, newest_checkpoint(folder),
-                  wants_stop=(folder / "control").exists))
+        say(train(made, settings, rows, folder, say, newest_sound(folder)[0],
+                  wants_stop=lambda: is_to_stop(folder),
+                  wants_pause=lambda: (folder / "pause").exists(),
+                  held_out=read_lines(aside) if aside.exists() else []))
         return 0
     except BaseException as error:
         traceback.print_exc()
@@ -207,20 +226,47 @@ def run_engine(path: str, engine: str) -> int:
                 say_why(events.Notice("warning", f"{plan['title']} cannot be used here. {problem}",
                                       problem.kind))
                 return NEXT_ENGINE
+            step = getattr(error, "step", step)
             say_why(events.Failed(step, problem.what, problem.why, problem.next, problem.kind))
         except OSError:  # a full disk: the supervisor writes the last word when it can
             traceback.print_exc()
         return 1
 
 
+def is_to_stop(folder: Path) -> bool:
+    """Whether a person asked for it. A run whose folder was deleted ends at once: whatever it
+    still wrote would be lost, and put half a folder back."""
+    if not (folder / "settings.json").exists():
+        print("The run's folder was deleted; its worker ends.", file=sys.stderr, flush=True)
+        os._exit(1)
+    return (folder / "control").exists()
+
+
 def read_record(folder: Path) -> dict:
     return json.loads((folder / "settings.json").read_text(encoding="utf-8"))
 
 
-def newest_checkpoint(folder: Path) -> int:
-    """The step to resume from; 0 if there is no whole checkpoint."""
-    return max((int(p.parent.name.removeprefix("step-"))
-                for p in (folder / "checkpoints").glob("step-*/trainer_state.json")), default=0)
+def set_aside_damaged(folder: Path) -> bool:
+    """Put checkpoints that cannot be resumed out of the way, and say so. False if only such are
+    there: to begin anew would not be what was asked for."""
+    from lab.core import adapters, events
+
+    if not adapters.steps_in(folder / "checkpoints"):
+        return True
+    say = events.EventWriter(folder / "events.jsonl")
+    say(events.Phase("Reading the checkpoint"))
+    sound, damaged = adapters.newest_sound(folder)
+    for step, wrong in damaged.items():
+        aside = folder / "checkpoints" / f"damaged-{step}"
+        shutil.rmtree(aside, ignore_errors=True)
+        (folder / "checkpoints" / f"step-{step}").rename(aside)
+        say(events.Notice("warning", f"{wrong} It is kept as checkpoints/damaged-{step}."
+                          + (f" The run goes on from step {sound}." if sound else "")))
+    if not sound:
+        say(events.Failed(0, "No checkpoint of this run can be read.", " ".join(damaged.values()),
+                          "Start a new run with the same settings."))
+    say.close()
+    return bool(sound)
 
 
 def read_lines(path: Path) -> list[dict]:
@@ -232,23 +278,50 @@ def run_chat(engine: str) -> int:
     """Answer with vLLM ("trl-vllm"), or with transformers on the GPU ("trl") or the CPU."""
     from lab.core.settings import CPU, TRL_VLLM
 
-    channel = claim_stdout()
+    requests, channel = claim_stdin(), claim_stdout()
     if engine == TRL_VLLM:
-        from lab.backends.chat_vllm import serve as serve_vllm
+        from lab.backends.answering.chat_vllm import serve as serve_vllm
 
-        return serve_vllm(sys.stdin.buffer, channel)
-    from lab.backends.chat import serve
+        return serve_vllm(requests, channel)
+    from lab.backends.answering.chat import serve
 
-    return serve(sys.stdin.buffer, channel, on_gpu=engine != CPU)
+    return serve(requests, channel, on_gpu=engine != CPU)
 
 
 def run_eval() -> int:
     channel = claim_stdout()
     request = json.loads(sys.stdin.buffer.readline())
     go_offline_for(request["model"])
-    from lab.backends.evaluate import serve
+    from lab.backends.answering.evaluate import serve
 
     return serve(request, channel)
+
+
+def run_asked(module: str) -> int:
+    """One request on stdin, its replies on stdout; ends with the process that asked."""
+    die_with_parent()
+    channel = claim_stdout()
+    request = json.loads(sys.stdin.buffer.readline())
+    go_offline_for(request["model"])
+    return importlib.import_module(f"lab.backends.{module}").serve(request, channel)
+
+
+def run_speed(threads: str) -> int:
+    die_with_parent()
+    channel = claim_stdout()
+    from lab.backends.speed import serve
+
+    return serve(int(threads), channel)
+
+
+def claim_stdin():
+    """Our own channel on stdin. A library that asks the person something there (transformers does,
+    before it runs a model's own code) finds nobody, instead of waiting for our next request."""
+    channel = os.fdopen(os.dup(0), "rb")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return channel
 
 
 def claim_stdout():
@@ -258,8 +331,13 @@ def claim_stdout():
     return channel
 
 
-if __name__ == "__main__":
-    code = main(sys.argv[1:])
+def work(arguments: list[str]) -> None:
+    """Do the job, then end this process. Threads of the libraries must not keep it alive."""
+    code = main(arguments)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # threads of the libraries must not keep the process alive
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    work(sys.argv[1:])

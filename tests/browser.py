@@ -9,14 +9,18 @@ import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
+import axe_playwright_python
+from playwright.sync_api import expect, sync_playwright
 
-from lab.bootstrap import find_browser
+from lab.services.lab import Lab
 from lab.services.workspace import PROJECT
+from tests.chromium import find_browser
 from tests.ports import free_port
 
+SLOW = 240_000  # milliseconds after which a test gives up waiting for something to appear
 TABS = {"start": "Start", "model": "Model & LoRA", "data": "Data", "rewards": "Rewards",
-        "train": "Train", "compare": "Compare", "runs": "Runs & export"}
+        "preflight": "Preflight", "train": "Train", "compare": "Compare", "runs": "Runs & export",
+        "how": "How GRPO works"}
 
 
 class App:
@@ -39,13 +43,21 @@ class App:
                 urllib.request.urlopen(self.url).read()
                 return self
             except OSError:
-                time.sleep(0.05)
+                time.sleep(0.05)  # only its page tells that it is served
         raise RuntimeError(f"app.py ended: {self.process.stdout.read().decode()}")
 
     def end(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             self.process.wait(30)
+
+
+def with_run(finished, root: Path) -> Lab:
+    """A lab in this root with a copy of the finished run: what a page changes is changed there."""
+    other, run_id = finished
+    lab = Lab.at(root)
+    shutil.copytree(other.workspace.run(run_id).path, lab.workspace.make().root / run_id)
+    return lab
 
 
 @contextmanager
@@ -59,8 +71,26 @@ def chromium():
             "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
             "--disable-background-networking", "--disable-component-update", "--disable-sync",
             "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"])
+        expect.set_options(timeout=SLOW)  # Playwright's own is 5 s: too little on a busy machine
         yield browser
         browser.close()
+
+
+AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
+LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+
+
+def faults(page) -> list[str]:
+    """What axe-core finds against WCAG A and AA in what the page shows now."""
+    if not page.evaluate("typeof axe === 'object'"):
+        page.add_script_tag(content=AXE.read_text(encoding="utf-8"))
+    page.emulate_media(reduced_motion="reduce")  # a colour that fades is no fault
+    page.evaluate("document.getAnimations().forEach(fading => fading.cancel())")
+    found = page.evaluate("""async levels => (await axe.run(document, {
+        runOnly: {type: 'tag', values: levels}, resultTypes: ['violations']})).violations.flatMap(
+        one => one.nodes.map(node => `${one.id}: ${node.target} ${node.html.slice(0, 160)} ${
+            node.failureSummary.split(/[\\n]+/)[1] || ''}`))""", LEVELS)
+    return found
 
 
 def open_tab(page, name: str) -> None:

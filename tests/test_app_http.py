@@ -5,24 +5,26 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
-from lab.ui.build import SameSite
+from lab.services.reach import Reach
+from lab.ui.door import Door
 from tests.ports import free_port
 
 APP = Path(__file__).resolve().parents[1] / "app.py"
 DEADLINE = 60  # seconds until the page is served, on a busy machine
 
 
-def started(root: Path, *more: str) -> tuple[subprocess.Popen, str]:
+def started(root: Path, *more: str, env: dict | None = None) -> tuple[subprocess.Popen, str]:
     """The app, once it says that it is open, and its address."""
     process = subprocess.Popen(
         [sys.executable, APP, "--port", str(free_port()), "--root", root, *more], cwd=root.parent,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
     line = process.stdout.readline()  # ends with the process, at the latest
     assert "GRPO Lab is open at " in line, process.communicate(timeout=DEADLINE)
     return process, re.search(r"http://\S+", line)[0]
@@ -64,13 +66,18 @@ def test_the_page_loads_nothing_from_elsewhere(app):
 
 def test_the_lab_has_its_tabs_in_order(config):
     tabs = [c["props"]["label"] for c in config["components"] if c["type"] == "tabitem"]
-    assert tabs == ["Start", "Model & LoRA", "Data", "Rewards", "Train", "Compare",
-                    "Runs & export"]
+    assert tabs == ["Start", "Model & LoRA", "Data", "Rewards", "Preflight", "Train",
+                    "Compare", "Runs & export", "How GRPO works"]
 
 
 def test_no_connection_is_held_open(config):
     assert config["connect_heartbeat"] is False
     assert not {c["type"] for c in config["components"]} & {"state", "timer", "plot"}
+
+
+def test_no_component_is_told_that_it_loads_where_no_progress_is_shown(config):
+    quiet = [one for one in config["dependencies"] if one["show_progress"] == "hidden"]
+    assert len(quiet) > 100 and all(one["show_progress_on"] == [] for one in quiet)
 
 
 def test_no_handler_is_part_of_a_public_interface(app, config):
@@ -115,7 +122,7 @@ def test_a_foreign_page_cannot_call_what_components_call(app):
     ("127.0.0.1", False, "abc.gradio.live", False),
 ])
 def test_the_names_that_are_known(host, share, name, known):
-    assert SameSite(None, host, share).knows(name) is known
+    assert Door(None, Reach(host, share=share)).knows(name) is known
 
 
 @pytest.mark.parametrize("path", ["app.py", "/etc/hosts", "lab/ui/build.py"])
@@ -133,7 +140,8 @@ def test_the_app_never_loads_torch(app, config):
 def test_help_is_quick_and_names_the_options():
     done = run_app("--help")
     assert done.returncode == 0
-    for option in ("--host", "--port", "--root", "--allow-code", "--share"):
+    for option in ("--host", "--port", "--root", "--allow-code", "--share", "--allow-host",
+                   "--root-path", "--token", "--data-dir"):
         assert option in done.stdout
 
 
@@ -170,3 +178,15 @@ def test_ctrl_c_ends_it_quietly(tmp_path):
     _, stderr = process.communicate(timeout=DEADLINE)
     assert process.returncode == 0
     assert stderr == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts what the kernel tells of each thread")
+def test_an_app_that_nobody_asks_leaves_the_processor_alone(app):
+    """gradio's own queue is looked at a thousand times a second."""
+    def switches() -> int:
+        return sum(int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", told.read_text(), re.M)[1])
+                   for told in Path(f"/proc/{app[0].pid}/task").glob("*/status"))
+
+    begun, before = time.monotonic(), switches()
+    time.sleep(2)  # there is nothing to wait for: that nothing happens is what is looked at
+    assert (switches() - before) / (time.monotonic() - begun) < 300

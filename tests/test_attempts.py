@@ -11,14 +11,17 @@ import sys
 import psutil
 import pytest
 
-from lab.core import engines, events, problems
+from lab.core import events, problems
 from lab.core.catalog import RECIPES
+from lab.core.hardware import engines
 from lab.core.prompts import messages
 from lab.core.settings import CPU, TRL, UNSLOTH
-from lab.services import datasets, machine
-from lab.services.jobs import _from_the_one_that_worked, record
-from lab.services.runs import worker_of
+from lab.services import machine
+from lab.services.data import load as datasets
+from lab.services.run_record import from_the_one_that_worked, record
+from lab.services.workers import worker_of
 from lab.worker import reasons
+from tests.test_pause import answered, paused_run
 from tests.test_training import start_long, steps_of, wait_for
 
 
@@ -84,7 +87,8 @@ os._exit(worker.main(sys.argv[3:]))
 """
 
 
-@pytest.mark.parametrize(("processes", "how"), [(2, "once"), (1, "always")])
+@pytest.mark.parametrize(("processes", "how"), [
+    pytest.param(2, "once", marks=pytest.mark.slow), (1, "always")])
 def test_an_engine_is_tried_once_more_where_the_memory_of_the_gpu_was_in_motion(
         lab, quick, tmp_path, processes, how):
     script = tmp_path / "unsettled.py"
@@ -142,10 +146,10 @@ def test_a_resumed_run_starts_with_the_engine_that_has_trained_it(lab, quick):
         return [{"engine": name} for name in names]
 
     log = lab.runs.log(start_with(lab, quick).id)
-    assert _from_the_one_that_worked(plans(UNSLOTH, TRL), log) == plans(UNSLOTH, TRL)
+    assert from_the_one_that_worked(plans(UNSLOTH, TRL), log) == plans(UNSLOTH, TRL)
     wait_for(lambda: log.refresh().started, "the trainer")
     assert log.started.facts["engine"] == CPU
-    assert _from_the_one_that_worked(plans(UNSLOTH, CPU), log) == plans(CPU)
+    assert from_the_one_that_worked(plans(UNSLOTH, CPU), log) == plans(CPU)
 
 
 def test_a_resumed_run_whose_worker_says_nothing_has_failed_and_is_not_as_it_was(lab, quick):
@@ -161,7 +165,8 @@ def test_a_resumed_run_whose_worker_says_nothing_has_failed_and_is_not_as_it_was
 
 
 def test_two_processes_train_one_run_and_it_is_the_same_run_folder(lab, quick):
-    changes = {"hardware.num_processes": 2, "train.prompts_per_step": 4, "hardware.stack": "cpu"}
+    changes = {"hardware.num_processes": 2, "train.prompts_per_step": 4, "hardware.stack": "cpu",
+               "train.eval_steps": 2, "train.eval_questions": 8}
     folder = lab.jobs.start(quick.with_values(changes))
     run = lab.jobs.wait(folder.id)
     assert run.status == "finished" and run.step == 6, folder.log.read_text()
@@ -175,6 +180,7 @@ def test_two_processes_train_one_run_and_it_is_the_same_run_folder(lab, quick):
     assert curves["reward/weighted"] == pytest.approx(curves["reward"], abs=1e-5)
     resumed = lab.jobs.wait(lab.jobs.resume(folder.id, 8).id)
     assert resumed.status == "finished" and resumed.step == 8, folder.log.read_text()
+    assert list(lab.runs.log(folder.id).held_out) == [0, 2, 4, 6, 8]  # one asks, the other waits
 
 
 def test_processes_that_did_not_come_together_are_a_failed_run(lab, quick):
@@ -192,6 +198,7 @@ def test_processes_that_did_not_come_together_are_a_failed_run(lab, quick):
     assert "needs 2, and 1 came" in run.problem.why
 
 
+@pytest.mark.slow
 def test_a_reason_that_a_killed_worker_left_is_not_the_next_ones(lab, quick):
     asked = quick.with_values({"hardware.num_processes": 2, "train.prompts_per_step": 4,
                                "train.max_steps": 2, "hardware.stack": "cpu"})
@@ -254,6 +261,7 @@ os._exit(worker.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_a_base_that_is_cut_in_parts_trains_saves_whole_adapters_and_resumes(
         lab, quick, tmp_path, monkeypatch):
     from accelerate.commands.launch import launch_command_parser
@@ -303,11 +311,23 @@ def test_a_killed_one_of_two_processes_ends_the_run_which_can_be_resumed(lab, qu
     assert resumed.status == "finished", folder.log.read_text()
 
 
-def test_two_processes_stop_at_the_same_step(lab, quick):
+@pytest.mark.slow
+def test_two_processes_wait_together_and_stop_at_the_same_step(lab, quick):
     folder = start_long(lab, quick, **{"hardware.num_processes": 2, "hardware.stack": "cpu"})
+    paused = []
+    for _ in range(2):
+        lab.jobs.pause(folder.id)
+        paused.append(paused_run(lab, folder.id).step)
+        answered(lab, folder.id)
+        assert steps_of(lab, folder.id)[-1] == paused[-1]
+        lab.jobs.go_on(folder.id)
+        wait_for(lambda: steps_of(lab, folder.id)[-1] > paused[-1], "a step after the pause")
+    lab.jobs.pause(folder.id)
+    paused.append(paused_run(lab, folder.id).step)
     lab.jobs.stop(folder.id)
     run = lab.jobs.wait(folder.id)
-    assert run.status == "stopped" and run.step in folder.checkpoints(), folder.log.read_text()
+    assert run.status == "stopped" and run.step == paused[-1], folder.log.read_text()
+    assert set(paused[-1:]) <= set(folder.checkpoints())
     assert (folder.adapter / "adapter_model.safetensors").is_file()
 
 

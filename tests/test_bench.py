@@ -1,4 +1,5 @@
-"""The benchmark for a GPU, in small on a CPU: it keeps what it measured, and estimates are made."""
+"""The benchmarks, in small: that of a GPU on a CPU keeps what it measured, estimates are made, a
+history is looked at."""
 
 import json
 import re
@@ -10,7 +11,7 @@ import pytest
 from lab.core.settings import UNSLOTH
 from lab.services import machine
 from lab.services.workspace import PROJECT
-from tests.bench import gpu, memory, shapes
+from tests.bench import gpu, history, memory, shapes
 
 
 def bench(root, *more: str) -> str:
@@ -24,6 +25,7 @@ def bench(root, *more: str) -> str:
 
 
 @pytest.mark.skipif("unsloth" in machine.versions(), reason="the notebook's side may work here")
+@pytest.mark.slow
 def test_rows_are_kept_for_the_next_call_and_one_that_would_not_end_in_time_is_not_begun(tmp_path):
     first = bench(tmp_path, "--only", "trl", "notebook")
     assert re.search(r"\| trl \| \d+\.\d+ \|", first), first  # TRL trains on a CPU too
@@ -53,3 +55,10 @@ def test_each_case_of_memory_is_estimated_beside_its_measurement(tmp_path, case)
     assert "missed" in table and f"{told['ratio']:.2f}" in table
     assert "ratio" not in memory.beside({"problem": "x", "peak_gb": 0.0}, tmp_path / name,
                                         settings, 80.0)
+
+
+def test_the_bench_of_a_long_history_looks_at_each_part_of_it(tmp_path, capsys):
+    history.make(tmp_path, 0, 20, 4)
+    history.measure(tmp_path)
+    told = capsys.readouterr().out
+    assert told.count("of it") == 8 and "a run opened in Runs" in told

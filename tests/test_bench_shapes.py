@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lab.backends import plain
+from lab.backends import wording
 from lab.core.prompts import messages
 from tests.bench import shapes
 
@@ -22,8 +22,8 @@ def test_a_tiny_shape_loads_and_answers_with_every_row_of_its_vocabulary(tmp_pat
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
     assert model.generation_config.pad_token_id == tokenizer.pad_token_id
     assert tokenizer.pad_token_id != tokenizer.eos_token_id
-    text = plain.render(tokenizer, messages("2 + 2?", "<answer>\n4\n</answer>"))
-    ids = plain.to_tokens(tokenizer, text)
+    text = wording.render(tokenizer, messages("2 + 2?", "<answer>\n4\n</answer>"))
+    ids = wording.to_tokens(tokenizer, text)
     assert tokenizer.decode(ids) == text
     assert tokenizer.convert_tokens_to_ids("<answer>") in ids
     assert max(ids) < tokenizer.convert_tokens_to_ids(shapes.QWEN_UNKNOWN)  # no filler word

@@ -1,6 +1,7 @@
 """The commands as a person runs them: real processes, exit status, JSON, Ctrl-C."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from lab.cli import main
+from lab.commands.shown import print_json
 from lab.core import events
-from lab.services.runs import RunLog
+from lab.services.run_log import RunLog
 from lab.services.workspace import PROJECT
 from tests.conftest import QUICK
 from tests.test_training import wait_for
@@ -67,11 +70,14 @@ def test_ctrl_c_stops_after_the_step_and_says_how_to_resume(tmp_path):
     (["train", "--recipe", "notebook"], 2, "no CUDA device was found"),
     (["train", "--settings", "/no/such.json"], 2, "cannot be read"),
     (["train", "--resume", "nothing"], 1, "There is no run 'nothing'"),
+    (["train", "--resume", ""], 2, "--resume needs the id of a run"),
+    (["train", "--resume", "", "--steps", "2"], 2, "--resume needs the id of a run"),
     (["train", "--resume", "x", "--set", "train.beta=1"], 2, "keeps its settings"),
     (["eval", "nothing"], 1, "There is no run"),
     (["export", "nothing", "--out", "x.zip"], 1, "There is no run"),
     (["doctor", "nothing"], 1, "There is no run"),
-    (["score", "/no/such.jsonl"], 1, "cannot be read"),
+    (["doctor", ""], 1, "There is no run"),
+    (["score", "/no/such.jsonl"], 1, "There is no file"),
     (["score", "x.jsonl", "--rewards", "nope"], 2, "There is no reward 'nope'"),
     (["frobnicate"], 2, "invalid choice"),
     ([], 2, "required"),
@@ -108,14 +114,35 @@ def test_score_gives_rewards_totals_and_errors_of_each_row(tmp_path):
     assert weighed["rows"][0]["total"] == pytest.approx(1.5)
 
 
+ANSWER = "<reasoning>\nline\u2028line\x85\n</reasoning>\n<answer>\n72\n</answer>\n"
+
+
+@pytest.mark.parametrize("name, content", [
+    ("a.jsonl", json.dumps({"completion": ANSWER, "answer": "72"}, ensure_ascii=False)),
+    ("bom.JSONL", "\ufeff" + json.dumps({"completion": ANSWER, "answer": "72"})),
+    ("a.csv", f'completion;answer\n"{ANSWER}";72\n'),
+    ("a.json", json.dumps([{"completion": ANSWER, "answer": "72"}])),
+    ("turns.json", json.dumps({"completion": [[{"role": "assistant", "content": ANSWER}]],
+                               "answer": ["72"]})),
+    ("parts.jsonl", json.dumps({"completion": [{"role": "assistant", "content": [
+        {"type": "text", "text": ANSWER}]}], "answer": "72"})),
+])
+def test_score_takes_every_kind_of_file(name, content, tmp_path, capsys):
+    file = tmp_path / name
+    file.write_bytes(content.encode())
+    assert main(["score", str(file), "--json"]) == 0
+    scored = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
+    assert [row["total"] for row in scored] == [pytest.approx(4.0)]
+
+
 @pytest.mark.parametrize("text, words", [
-    ("", "has no rows"), ("{", "Line 1"), ("[1]", "is not an object"),
-    ('{"answer": "4"}', "no text in 'completion'")])
-def test_score_names_the_line_that_is_wrong(tmp_path, text, words):
+    ("", "is empty"), ("{", "line 1"), ("[1]", "not an object"),
+    ('{"answer": "4"}', "no text in 'completion'"),
+    ('{"completion": [{"role": "user"}]}', "no text in 'completion'")])
+def test_score_names_the_line_that_is_wrong(text, words, tmp_path, capsys):
     file = tmp_path / "answers.jsonl"
     file.write_text(text)
-    done = lab("score", file)
-    assert done.returncode == 1 and words in done.stderr
+    assert main(["score", str(file)]) == 1 and words in capsys.readouterr().err
 
 
 def test_eval_compares_base_and_tuned(finished):
@@ -144,9 +171,47 @@ def test_export_writes_a_zip_and_runs_and_doctor_tell_of_the_run(finished, tmp_p
     assert done.returncode == 0, done.stderr
     assert {"adapter_config.json", "adapter_model.safetensors"} <= {
         Path(name).name for name in zipfile.ZipFile(out).namelist()}
+    told = last_object(done)
+    assert told["path"] == str(out) and told["bytes"] == out.stat().st_size
+    assert told["check"].keys() == {"n", "parity", "max_logit_difference", "how"}
+    assert told["check"]["n"] == 16 and told["check"]["parity"] == 1.0
+    assert told["check"]["max_logit_difference"] < 1e-3 and "peft" in told["check"]["how"]
     (run,) = last_object(lab("runs", "--root", root, "--json"))["runs"]
     assert run["run"] == run_id and run["status"] == "finished"
     told = last_object(lab("doctor", run_id, "--root", root, "--json"))
     assert told["status"] == "finished" and told["damaged_lines"] == 0
     machine = last_object(lab("doctor", "--root", root, "--json"))
     assert machine["stack"]["value"] == "cpu" and machine["missing"] == []
+
+
+DEEP = 100_000
+
+
+@pytest.mark.parametrize(("arguments", "content", "code", "words"), [
+    (["score", "{file}"], '{"completion": "a", "answer": %s}' % (DEEP * "[" + DEEP * "]"), 1,
+     "nested|deep"),
+    (["score", "{file}"], '{"completion": %s}' % (900 * "[" + 900 * "]"), 1, ""),
+    (["train", "--settings", "{file}"], DEEP * '{"data":' + "1" + DEEP * "}", 2, "cannot be read"),
+    (["train", "--settings", "{file}"], '{"data":' * 900 + "1" + "}" * 900, 2, ""),
+    (["train", "--set", "rewards.chosen=" + DEEP * "[" + DEEP * "]"], "", 2, ""),
+    (["train", "--name", "a\udcff"], "", 2, "is no text"),
+    (["train", "--set", "data.system_prompt=a\udcff"], "", 2, "is no text"),
+])
+def test_what_is_nested_too_deep_or_no_text_is_a_sentence_and_leaves_nothing(
+        tmp_path, capsys, arguments, content, code, words):
+    (tmp_path / "given.json").write_text(content)
+    root = [] if arguments[0] == "score" else ["--root", str(tmp_path / "runs")]
+    filled = [a.replace("{file}", str(tmp_path / "given.json")) for a in arguments]
+    assert main([*filled, *root]) == code
+    assert re.search(words, capsys.readouterr().err)
+    runs = tmp_path / "runs"
+    assert not runs.exists() or not [p for p in runs.iterdir() if p.is_dir()]
+
+
+def test_json_has_no_nan_and_no_infinity(capsys):
+    print_json({"a": [float("nan"), 1.5, (float("inf"),)], "b": {"c": -float("inf")}, "d": "NaN"})
+    told = capsys.readouterr().out
+    assert json.loads(told, parse_constant=pytest.fail) == {
+        "a": [None, 1.5, [None]], "b": {"c": None}, "d": "NaN"}
+    for file in (PROJECT / "lab" / "commands").glob("*.py"):  # it is the only way out
+        assert file.name == "shown.py" or "json.dumps" not in file.read_text(), file

@@ -2,8 +2,9 @@
 
 import pytest
 
-from lab.core import diagnosis, metrics, problems, stats
-from lab.core.settings import Settings
+from lab.core import problems
+from lab.core.insight import metrics, stats
+from lab.core.insight.advantages import Group, advantages_of
 
 
 def test_groups_are_told_dead_right_dead_wrong_or_alive():
@@ -20,11 +21,14 @@ def test_a_rollout_that_nobody_could_judge_has_no_metrics():
 
 
 def test_advantages_are_centred_scaled_and_zero_where_not_judged():
-    gains = metrics.advantages([0, 2, None])
+    def gains_of(totals, scale="group"):
+        return advantages_of(Group(totals, totals), totals, scale)
+
+    gains = gains_of([0, 2, None])
     assert gains[2] == 0 and gains[0] == pytest.approx(-gains[1])
     assert gains[1] == pytest.approx(1 / (2**0.5 + 1e-4))
-    assert metrics.advantages([0, 2], scale=False) == [-1, 1]
-    assert metrics.advantages([3, None]) == [0, 0] and metrics.advantages([5, 5]) == [0, 0]
+    assert gains_of([0, 2], "none") == [-1, 1]
+    assert gains_of([3, None]) == [0, 0] and gains_of([5, 5]) == [0, 0]
 
 
 def test_charts_find_their_metrics():
@@ -60,28 +64,6 @@ def test_wins_losses_and_ties():
         stats.paired_difference([1], [1, 2])
 
 
-@pytest.mark.parametrize("curves, words", [
-    ({"completions/clipped_ratio": [0.5] * 10}, "cut off"),
-    ({"groups/dead_wrong": [0.9] * 10}, "teach nothing"),
-    ({"groups/dead_right": [0.9] * 10}, "solved"),
-    ({"reward_errors/int": [2.0]}, "'int' fails"),
-    ({"reward/weighted": [1.0] * 60, "reward/within_group_std": [0.5] * 60}, "does not rise"),
-])
-def test_each_rule_fires_with_its_figure_and_not_before(curves, words):
-    (found,) = diagnosis.findings(curves, Settings())
-    assert words in found.what and found.figure and found.next
-    fewer = {name: values[:9] for name, values in curves.items()
-             if not name.startswith("reward_errors")}
-    assert diagnosis.findings(fewer, Settings()) == []
-
-
-def test_a_healthy_run_has_no_findings():
-    rising = [n / 50 for n in range(60)]
-    assert diagnosis.findings({
-        "reward/weighted": rising, "completions/clipped_ratio": [0.0] * 60,
-        "groups/dead_wrong": [0.1] * 60, "groups/dead_right": [0.1] * 60}, Settings()) == []
-
-
 class GatedRepoError(Exception):
     pass
 
@@ -93,11 +75,24 @@ class GatedRepoError(Exception):
     (PermissionError(13, "Permission denied", "/x"), "may not be written"),
     (OSError("We couldn't connect to 'https://x' to load the files"), "could not be reached"),
     (MemoryError(), "The machine ran out of memory."),
+    (UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"), "no text"),
+    (OSError("It looks like the config file at 'x' is not a valid JSON file."), "cannot be read"),
     (OSError("x is not a local folder and is not a valid model identifier"), "no such model"),
 ])
 def test_known_foreign_errors_are_told_in_our_words(error, words):
     told = problems.explain(error)
     assert words in told.what and told.next
+
+
+def test_what_a_library_says_of_a_model_s_files_is_told_as_that():
+    with pytest.raises(problems.BadModel) as told, \
+            problems.reading_files_of_a_model("model's tokenizer"):
+        raise KeyError("added_tokens")
+    assert str(told.value).startswith("The model's tokenizer cannot be loaded. KeyError:")
+    for other in (MemoryError, ImportError, RuntimeError("CUDA error: misaligned address")):
+        with pytest.raises((MemoryError, ImportError, RuntimeError)), \
+                problems.reading_files_of_a_model("model"):
+            raise other
 
 
 def test_an_unknown_error_keeps_its_own_words():

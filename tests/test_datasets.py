@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow
@@ -15,7 +16,7 @@ import pytest
 from lab.core.problems import BadData, explain
 from lab.core.settings import Data
 from lab.core.task import LEVELS
-from lab.services.datasets import Split, columns_of, guess_mapping, load, read_rows, write_split
+from lab.services.data.load import Split, columns_of, load, read_rows, write_split
 
 ROOT = Path(__file__).resolve().parents[1]
 GSM8K = ROOT.parent / "shared" / "data" / "gsm8k" / "train.jsonl"
@@ -71,100 +72,28 @@ def refusal(path: Path, **changes) -> BadData:
     return caught.value
 
 
-# --- formats ------------------------------------------------------------------------------------
-
-FORMATS = {
-    "rows.csv": lambda path: write_csv(path, ROWS),
-    "rows.tsv": lambda path: write_csv(path, ROWS, delimiter="\t"),
-    "semicolons.csv": lambda path: write_csv(path, ROWS, delimiter=";"),
-    "quoted.csv": lambda path: write_csv(path, ROWS, quoting=csv.QUOTE_ALL),
-    "list.json": lambda path: write(path, json.dumps(ROWS)),
-    "pretty.json": lambda path: write(path, json.dumps(ROWS, indent=2)),
-    "data.json": lambda path: write(path, json.dumps({"version": 1, "data": ROWS})),
-    "columns.json": lambda path: write(path, json.dumps(
-        {name: [row[name] for row in ROWS] for name in ROWS[0]})),
-    "pandas.json": lambda path: write(path, json.dumps(
-        {name: {str(n): row[name] for n, row in enumerate(ROWS)} for name in ROWS[0]})),
-    "rows.jsonl": lambda path: write_lines(path, ROWS),
-    "rows.parquet": lambda path: write_parquet(path, ROWS),
-    "pieces.parquet": lambda path: write_parquet(path, ROWS, row_group_size=3),
-}
+# --- files (tests/test_tables.py has every kind of them) ----------------------------------------
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_every_format_gives_the_same_rows(name, tmp_path):
-    path = FORMATS[name](tmp_path / name)
+@pytest.mark.parametrize("write", [write_csv, write_lines, write_parquet])
+def test_a_file_becomes_a_split(write, tmp_path):
+    path = write(tmp_path / "rows", ROWS)
     split = load(file_data(path), seed=0)
     assert in_order(all_rows(split)) == in_order(ROWS)
     assert (len(split.train), len(split.held_out), split.notes) == (16, 4, [])
     assert split.columns == columns_of(file_data(path)) == ["question", "answer", "source"]
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_the_content_decides_what_a_file_is(name, tmp_path):
-    path = FORMATS[name](tmp_path / name).rename(tmp_path / "upload")
-    assert in_order(all_rows(load(file_data(path), seed=0))) == in_order(ROWS)
-
-
-@pytest.mark.parametrize("name", [name for name in FORMATS if "parquet" not in name])
-def test_a_byte_order_mark_is_tolerated(name, tmp_path):
-    path = FORMATS[name](tmp_path / name)
-    write(path, b"\xef\xbb\xbf" + path.read_bytes())
-    assert load(file_data(path), seed=0).columns[0] == "question"
-
-
-def test_json_lines_may_be_called_json_or_csv(tmp_path):
-    for name in ("rows.json", "rows.csv"):
-        path = write_lines(tmp_path / name, ROWS)
-        assert len(all_rows(load(file_data(path), seed=0))) == 20
-
-
-def test_one_line_of_json_is_one_row(tmp_path):
-    row = {"question": "Which?", "answer": "b", "choices": ["a", "b"]}
-    for name in ("one.jsonl", "one.json"):
-        path = write_lines(tmp_path / name, [row])
-        assert load(file_data(path, held_out=0), seed=0).train == [
-            {"question": "Which?", "answer": "b", "choices": '["a", "b"]'}]
-
-
-def test_quotes_commas_and_line_breaks_in_csv_fields_survive(tmp_path):
-    rows = [{"question": 'She said "2, or\n3?"\r\nWell?', "answer": "2;3|4"},
-            {"question": "Größe von 北京 in 🎉?", "answer": "ñ"}]
-    path = write_csv(tmp_path / "hard.csv", rows)
-    assert in_order(load(file_data(path, held_out=0), seed=0).train) == in_order(rows)
-
-
-@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
-def test_csv_has_any_line_ending_and_blank_lines(ending, tmp_path):
-    path = write(tmp_path / "lines.csv", ending.join(["question,answer", "a,1", "", "b,2", ""]))
-    assert load(file_data(path, held_out=0), seed=0).train == [
-        {"question": "a", "answer": "1"}, {"question": "b", "answer": "2"}]
-
-
-def test_csv_values_stay_the_text_they_are(tmp_path):
-    path = write(tmp_path / "text.csv", "question,answer,code\nNA,007,1e3\nb,1.50,null\n")
-    assert load(file_data(path, held_out=0), seed=0).train == [
-        {"question": "NA", "answer": "007", "code": "1e3"},
-        {"question": "b", "answer": "1.50", "code": "null"}]
-
-
-def test_a_csv_with_an_index_column_and_a_space_after_the_comma(tmp_path):
-    path = write(tmp_path / "index.csv", ', question, answer\n0, "a, b", 1\n')
-    split = load(file_data(path, held_out=0), seed=0)
-    assert split.train == [{"question": "a, b", "answer": "1", "column 1": "0"}]
-
-
-def test_a_csv_of_one_column_needs_no_delimiter(tmp_path):
-    path = write(tmp_path / "one.csv", "question\nWhy?\n\"Where, then?\"\n")
-    split = load(file_data(path, answer_column="", held_out=0), seed=0)
-    assert split.train == [{"question": "Why?"}, {"question": "Where, then?"}]
-
-
-def test_characters_that_break_lines_elsewhere_do_not_break_json_lines(tmp_path):
-    rows = [{"question": "a\u2028b\x85c", "answer": "1"}, {"question": "d\x0ce", "answer": "2"}]
-    path = write(tmp_path / "odd.jsonl",
-                 "\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
-    assert load(file_data(path, held_out=0), seed=0).train == rows
+def test_which_table_of_a_file_is_read_and_how_is_said(tmp_path):
+    path = write(tmp_path / "two.json", json.dumps({"train": ROWS, "test": ROWS[:9]}))
+    split = load(file_data(path, split="test", held_out=0), seed=0)
+    assert len(split.train) == 9
+    assert split.notes == ["two.json holds train, test; test was read, as 'Split' asks."]
+    assert "There are train, test." in str(refusal(path, split="dev"))
+    western = write(tmp_path / "w.csv", "question,answer\nGr\xf6\xdfe?,2\n".encode("cp1252"))
+    split = load(file_data(western, held_out=0), seed=0)
+    assert split.train == [{"question": "Größe?", "answer": "2"}]
+    assert "It was read as Windows-1252" in split.notes[0]
 
 
 def test_half_a_character_does_not_reach_the_run(tmp_path):
@@ -176,108 +105,7 @@ def test_half_a_character_does_not_reach_the_run(tmp_path):
         {"question": "a\ufffdb", "answer": "1", "x": "\ufffd"}]
 
 
-# --- refusals -----------------------------------------------------------------------------------
-
-
-def test_text_that_is_not_utf8_is_refused_with_the_byte(tmp_path):
-    path = write(tmp_path / "latin.csv", b"question,answer\na,1\nGr\xf6\xdfe,2\n")
-    error = refusal(path)
-    assert "latin.csv is not UTF-8 text. Byte 22 (0xf6, in line 3)" in str(error)
-    marked = write(tmp_path / "marked.csv", b"\xef\xbb\xbf" + path.read_bytes())
-    assert "Byte 25 (0xf6, in line 3)" in str(refusal(marked))
-
-
-@pytest.mark.parametrize("content, words", [
-    ("question,answer\n".encode("utf-16"), "is text in UTF-16"),
-    (b"PK\x03\x04rest", "is an Excel workbook or a ZIP archive"),
-    (b"\x1f\x8b\x08rest", "is compressed"),
-    (b"%PDF-1.7", "is a PDF"),
-    (b"SQLite format 3\0rest", "is not a text file"),
-    (b"", "is empty"),
-    (b" \n\n", "is empty"),
-    (b"\xef\xbb\xbf", "is empty"),
-])
-def test_what_is_no_table_at_all_is_called_by_its_name(content, words, tmp_path):
-    for name in ("upload", "upload.csv", "upload.jsonl"):
-        assert words in str(refusal(write(tmp_path / name, content)))
-
-
-@pytest.mark.parametrize("name, content", [
-    ("header.csv", "question,answer\n"), ("empty.json", "[]"), ("object.json", "{}"),
-    ("data.json", '{"data": []}'), ("columns.json", '{"question": [], "answer": []}'),
-])
-def test_a_file_without_rows_is_refused(name, content, tmp_path):
-    assert f"{name} has no rows." in str(refusal(write(tmp_path / name, content)))
-
-
-def test_a_parquet_file_without_rows_is_refused_but_has_columns(tmp_path):
-    schema = pyarrow.schema({"question": pyarrow.string()})
-    path = tmp_path / "none.parquet"
-    pyarrow.parquet.write_table(schema.empty_table(), path)
-    assert "none.parquet has no rows." in str(refusal(path))
-    assert columns_of(file_data(path)) == ["question"]
-
-
-@pytest.mark.parametrize("content, words", [
-    ("5", "is not JSON"),
-    ("<!doctype html>", "is not JSON"),
-    ("[1, 2]", "Entry 1 of its list is a number"),
-    ('[{"question": "a"}, null]', "Entry 2 of its list is null"),
-    ('{"question": ["a", "b"], "answer": ["1"]}', "'question' has 2, 'answer' has 1"),
-    ('[{"question": "a",}]', "Illegal trailing comma|Expecting property name"),
-    ('[{"question": "a"},\n {"question"', "line 2"),
-    ("[" * 100_000, "nested too deeply|Expecting value|recursion"),
-])
-def test_json_that_is_no_table_is_refused_with_the_place(content, words, tmp_path):
-    error = refusal(write(tmp_path / "bad.json", content))
-    assert any(word in str(error) for word in words.split("|")), str(error)
-
-
-@pytest.mark.parametrize("lines, words", [
-    (['{"question": "a"}', '{"question": '], "rows.jsonl is damaged in line 2"),
-    (['{"question": ', '{"question": "a"}'], "rows.jsonl is damaged in line 1"),
-    (['{"question": "a"}', "", "[1]"], "Line 3 is a list"),
-    (['{"question": "a"}', "null"], "Line 2 is null"),
-])
-def test_a_damaged_line_is_named_by_its_number(lines, words, tmp_path):
-    assert words in str(refusal(write(tmp_path / "rows.jsonl", "\n".join(lines))))
-
-
-def test_a_ragged_csv_is_refused_with_the_line(tmp_path):
-    path = write(tmp_path / "ragged.csv", "question,answer\na,1\n\nTake 3, then 4,7\n")
-    error = refusal(path)
-    assert "ragged.csv is uneven in line 4. There are 3 values, and 2 columns" in str(error)
-
-
-def test_a_quote_that_is_never_closed_is_refused(tmp_path):
-    path = write(tmp_path / "open.csv", 'question,answer\n"a,1\nb,2\n')
-    assert "open.csv is damaged near line" in str(refusal(path))
-
-
-def test_a_column_name_that_stands_twice_is_refused(tmp_path):
-    path = write(tmp_path / "twice.csv", "question,answer,answer\na,1,2\n")
-    assert "has the column 'answer' twice" in str(refusal(path))
-
-
-def test_damaged_parquet_is_refused(tmp_path):
-    whole = write_parquet(tmp_path / "whole.parquet", ROWS).read_bytes()
-    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
-    broken = {"cut": whole[:len(whole) // 2], "start": b"PAR1",
-              "footer": whole[:footer] + bytes(30) + whole[footer + 30:]}
-    for name, content in broken.items():
-        path = write(tmp_path / f"{name}.parquet", content)
-        assert f"{name}.parquet is a damaged Parquet file." in str(refusal(path))
-        with pytest.raises(BadData):
-            columns_of(file_data(path))
-    pages = write(tmp_path / "pages.parquet", whole[:4] + bytes(60) + whole[64:])
-    assert "pages.parquet is a damaged Parquet file." in str(refusal(pages))
-    text = write(tmp_path / "text.parquet", "question,answer\na,1\n")
-    assert "text.parquet is not a Parquet file." in str(refusal(text))
-
-
-def test_a_folder_a_missing_file_and_no_path_are_refused(tmp_path):
-    assert "is a folder" in str(refusal(tmp_path))
-    assert "There is no file" in str(refusal(tmp_path / "missing.csv"))
+def test_no_path_and_what_is_none_are_refused():
     for path in ("", "  "):
         with pytest.raises(BadData, match="No file was chosen"):
             load(Data(source="file", path=path), seed=0)
@@ -285,14 +113,6 @@ def test_a_folder_a_missing_file_and_no_path_are_refused(tmp_path):
         with pytest.raises(BadData) as caught:
             load(Data(source="file", path=path), seed=0)
         assert caught.value.problem.field == "data.path"
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0,
-                    reason="the superuser may read everything")
-def test_a_file_without_permission_is_refused(tmp_path):
-    path = write_csv(tmp_path / "secret.csv", ROWS)
-    path.chmod(0)
-    assert "Permission denied" in str(refusal(path))
 
 
 def test_a_missing_column_is_refused_with_those_that_exist(tmp_path):
@@ -303,17 +123,18 @@ def test_a_missing_column_is_refused_with_those_that_exist(tmp_path):
     assert error.problem.field == "data.question_column"
     assert refusal(path, answer_column="x").problem.field == "data.answer_column"
     assert refusal(path, question_column="").problem.field == "data.question_column"
-    same = refusal(path, answer_column="question")
+    same = refusal(path, question_column="question", answer_column="question")
     assert "are the same column" in str(same) and same.problem.field == "data.answer_column"
 
 
-def test_too_many_held_out_rows_are_refused_with_a_number_that_works(tmp_path):
+def test_a_small_table_holds_out_no_more_than_its_share(tmp_path):
     path = write_csv(tmp_path / "rows.csv", ROWS)
-    error = refusal(path, held_out=11)
-    assert "There are 20 usable rows" in str(error) and "to 10 or less" in str(error)
-    assert error.problem.field == "data.held_out"
-    split = load(file_data(path, held_out=10), seed=0)
-    assert (len(split.train), len(split.held_out)) == (10, 10)
+    for wanted, share, kept in ((11, 0.5, 10), (10, 0.5, 10), (50, 0.2, 4), (4, 0.2, 4)):
+        split = load(file_data(path, held_out=wanted, held_out_share=share), seed=0)
+        assert (len(split.train), len(split.held_out)) == (20 - kept, kept)
+        assert split.notes == ([] if kept == wanted else [
+            f"{kept} of 20 usable rows are held out, and not {wanted}: at most {share:.0%} of "
+            "them are ('Held-out share')."])
 
 
 # --- what is left out is counted ----------------------------------------------------------------
@@ -395,7 +216,8 @@ def test_mapped_columns_replace_those_of_the_same_name(tmp_path):
 
 @pytest.mark.parametrize("value, text", [
     (5, "5"), (5.0, "5"), (0.5, "0.5"), (-3.0, "-3"), (True, "True"), (" 7\n", "7"),
-    ([1, "ü"], '[1, "ü"]'), ({"value": 2}, '{"value": 2}'), (2**70, str(2**70)),
+    ([1, "ü"], '["1", "ü"]'), ({"value": 2}, "2"), ({"a": 2, "b": 3}, '{"a": 2, "b": 3}'),
+    (2**70, str(2**70)),
 ])
 def test_references_of_any_kind_become_text(value, text, tmp_path):
     path = write_lines(tmp_path / "kinds.jsonl", [{"question": "a", "answer": value}])
@@ -429,36 +251,6 @@ def test_parquet_kinds_that_json_lacks_become_text(tmp_path):
          "list": '["(1 bytes)", "x"]'}]
 
 
-def test_a_conversation_gives_its_one_question(tmp_path):
-    user, system = {"role": "user", "content": "2 + 2?"}, {"role": "system", "content": "Be brief."}
-    path = write_parquet(tmp_path / "chat.parquet", [
-        {"prompt": [system, user], "answer": "4"},
-        {"prompt": [{"role": "user", "content": "3 + 3?"}], "answer": "6"},
-        {"prompt": [user, {"role": "assistant", "content": "4"}, user], "answer": "4"}])
-    split = load(file_data(path, question_column="prompt", held_out=0), seed=0)
-    assert split.train == [{"question": "2 + 2?", "answer": "4"},
-                           {"question": "3 + 3?", "answer": "6"}]
-    assert len(split.notes) == 2
-    assert "1 of 3 rows holds a list other than one message of the user" in split.notes[0]
-    assert "1 of 3 rows had a system message, which was dropped" in split.notes[1]
-
-
-@pytest.mark.parametrize("columns, mapping", [
-    (["question", "answer"], ("question", "answer")),
-    (["id", "Question", "Answer"], ("Question", "Answer")),
-    (["instruction", "input", "output"], ("instruction", "output")),
-    (["problem", "solution", "answer"], ("problem", "answer")),
-    (["prompt", "response"], ("prompt", "response")),
-    (["Question Text", "Correct Answer", "id"], ("Question Text", "Correct Answer")),
-    (["text", "label"], ("text", "label")),
-    (["satz", "loesung"], ("satz", "")),
-    (["answer"], ("answer", "")),
-    ([], ("", "")),
-])
-def test_columns_are_guessed_from_their_names(columns, mapping):
-    assert guess_mapping(columns) == mapping
-
-
 # --- splitting ----------------------------------------------------------------------------------
 
 
@@ -468,7 +260,8 @@ def test_training_and_held_out_never_share_a_question(tmp_path):
     path = write_lines(tmp_path / "many.jsonl", rows)
     for seed in range(5):
         for held_out, limit in ((0, 0), (1, 7), (30, 0), (20, 40)):
-            split = load(file_data(path, held_out=held_out, rows=limit), seed=seed)
+            split = load(file_data(path, held_out=held_out, rows=limit,
+                                   held_out_share=0.5), seed=seed)
             train = {" ".join(row["question"].split()) for row in split.train}
             aside = {" ".join(row["question"].split()) for row in split.held_out}
             assert not train & aside
@@ -564,10 +357,9 @@ def test_damaged_rows_of_a_run_are_refused_with_the_line(tmp_path):
     with pytest.raises(BadData, match=r"data\.jsonl is damaged in line 20\."):
         read_rows(path)
     write(path, b'{"question": "\xff"}\n')
-    with pytest.raises(BadData, match="is not UTF-8 text"):
-        read_rows(path)
-    with pytest.raises(BadData, match="cannot be read"):
-        read_rows(tmp_path / "missing.jsonl")
+    for unread in (path, tmp_path / "missing.jsonl"):
+        with pytest.raises(BadData, match="cannot be read"):
+            read_rows(unread)
 
 
 # --- the Hub ------------------------------------------------------------------------------------
@@ -577,7 +369,7 @@ def in_a_child(program: str, tmp_path: Path, **env: str) -> list[str]:
     """Lines that a fresh Python prints, with a Hub cache of its own and torch left alone."""
     opening = ("import sys\nfrom lab.core.problems import BadData\n"
                "from lab.core.settings import Data\n"
-               "from lab.services.datasets import columns_of, load\n"
+               "from lab.services.data.load import columns_of, load\n"
                "def refused(source='hub', **values):\n"
                "    for work in (columns_of, lambda data: load(data, 0)):\n"
                "        try:\n"
@@ -659,3 +451,30 @@ def test_a_copy_of_a_hub_dataset_is_read_and_its_parts_are_listed(tmp_path):
     assert "has no split 'test'. There are train." in lines[7]
     assert lines[9].startswith("data.split 'train[' is not a split.")
     assert "This dataset has no files that can be read." in lines[11]
+
+
+@pytest.mark.parametrize("name", ["train.csv", "data/train-00000.jsonl", "train.json"])
+def test_a_folder_of_text_files_is_read_by_the_lab_itself(name, tmp_path):
+    rows = [{"question": "007", "answer": "NA", "day": "2024-01-31"},
+            {"question": "8?", "answer": "None", "day": "null"}]
+    path = tmp_path / "own" / name
+    path.parent.mkdir(parents=True)
+    {"csv": write_csv, "jsonl": write_lines, "json": write_lines}[name.split(".")[-1]](path, rows)
+    other = path.with_name(path.name.replace("train", "test"))
+    other.write_bytes(path.read_bytes())
+    data = Data(source="hub", path=str(tmp_path / "own"), held_out=0)
+    assert load(data, 0).train == rows and columns_of(data) == list(rows[0])
+    assert load(replace(data, split="test"), 0).train == rows
+    with pytest.raises(BadData, match="There are train, test"):
+        load(replace(data, split="dev"), 0)
+
+
+def test_a_dataset_that_was_saved_to_disk_is_read(tmp_path):
+    import datasets
+
+    saved = datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)})
+    saved.save_to_disk(str(tmp_path / "saved"))
+    data = Data(source="hub", path=str(tmp_path / "saved"), rows=0, held_out=4)
+    assert in_order(all_rows(load(data, 0))) == in_order(ROWS)
+    with pytest.raises(BadData, match="no split 'test'. There are train."):
+        load(replace(data, split="test"), 0)

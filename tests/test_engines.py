@@ -8,9 +8,10 @@ import pytest
 
 from lab import bootstrap
 from lab.backends import phases
-from lab.core import checks, engines, events, problems
+from lab.core import checks, events, problems
 from lab.core.catalog import RECIPES
-from lab.core.machine import Choice, Gpu, GpuProcess, Machine
+from lab.core.hardware import allocator, engines
+from lab.core.hardware.machine import Choice, Gpu, GpuProcess, Machine
 from lab.core.settings import CPU, SHARDINGS, TRL, TRL_VLLM, UNSLOTH, Settings
 
 PACKAGES = {"torch": "2.11.0", "unsloth": "2026.10.7", "vllm": "0.26.0", "trl": "1.14.2"}
@@ -136,6 +137,15 @@ def test_so_many_answers_at_once_as_are_advised_can_be_compiled():
     assert "to 8 or less" in told.next  # each is four pieces
     fewer = long.with_values({"train.answers_at_once": 8})
     assert checks.loss_can_be_compiled(fewer, WITH_GPU) == []
+
+
+@pytest.mark.parametrize("told, largest", [
+    ("glibc 2.36", 2**30), ("glibc 2.31", 2**25), ("musl 1.2", None), ("", None)])
+def test_the_allocator_is_told_what_its_version_takes(monkeypatch, told, largest):
+    monkeypatch.setattr(allocator.os, "confstr", lambda name: told, raising=False)
+    found = allocator.keep_freed_memory()
+    assert found.get("MALLOC_MMAP_THRESHOLD_") == (largest and str(largest))
+    assert bool(found) == bool(largest)
 
 
 def test_each_engine_gets_its_environment_and_no_other():

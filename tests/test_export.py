@@ -13,9 +13,10 @@ import pytest
 from lab.core import events
 from lab.core.catalog import RECIPES
 from lab.core.problems import RunError
-from lab.services import export
-from lab.services.export import adapter_zip, zip_name
+from lab.services import verdicts
+from lab.services.export import adapter_zip, places, zip_name
 from lab.services.workspace import STARTER_FOLDER, Workspace
+from tests.test_verdict import a_verdict
 
 LOAD = """
 import json, sys, torch
@@ -143,11 +144,46 @@ def test_other_models_are_called_as_chosen_or_by_their_folder(folder, tmp_path, 
 
 def test_the_card_says_how_it_was_made(folder, tmp_path):
     card = read(adapter_zip(folder, 2, tmp_path / "a.zip"), "README.md")
-    for words in ("# My run", "PeftModel.from_pretrained", "0.25 at first, 1 at last",
+    for words in ("# My run", "PeftModel.from_pretrained", "0.25 at first, 0.5 at last",
                   "2 of 4 planned", "xmlcount", "rank 16", "trl 1.0", "no proof",
                   "after step 2; the run was planned for 4"):
         assert words in card
     assert card.startswith("---\n")
+
+
+def test_the_card_leads_with_what_was_learnt_or_says_that_nobody_asked(folder, tmp_path):
+    def card_at(checkpoint: int | None) -> str:
+        return read(adapter_zip(folder, checkpoint, tmp_path / "a.zip"), "README.md")
+
+    nothing = card_at(None)
+    assert nothing.index("No held-out verdict was made") < nothing.index("## Load it")
+    assert "| Rewards: goal (is it right) | `correctness` |" in nothing
+    assert "| Rewards: shape (is it well made) | `xmlcount,soft_format,strict_format,int` |" in (
+        nothing)
+    file = folder.checkpoint(2) / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"\x07")  # others than those at the end
+    weights = verdicts.fingerprint(folder.checkpoint(2))
+    verdicts.keep(folder, a_verdict(2, 11, 300, step=2, adapter=weights))
+    judged = card_at(2)
+    assert "**Right on 3.7 % of 300 held-out questions, 0.7 % before" in judged
+    assert "| Right: every goal reached | 0.7 % (0.2 % to 2.4 %) | 3.7 % (2.1 % to 6.4 %) |" in (
+        judged)
+    assert "better made, not better" in judged and "holds for questions like those" in judged
+    other = card_at(None)
+    assert "was made on these weights. One was made on the adapter of step 2: Right on" in other
+    assert "| Right: every goal" not in other
+
+
+def test_the_card_tells_what_was_held_out_while_it_trained_up_to_its_step(folder, tmp_path):
+    write = events.EventWriter(folder.events)
+    for step, share in ((0, 0.1), (2, 0.25), (4, 0.5)):
+        write(events.HeldOut(step, {"reached": share, "goal": share}))
+    write(events.Finished(4, 2.0))
+    write.close()
+    for checkpoint, words in ((2, "10.0 % right at step 0, 25.0 % at step 2"),
+                              (None, "10.0 % right at step 0, 50.0 % at step 4")):
+        card = read(adapter_zip(folder, checkpoint, tmp_path / "a.zip"), "README.md")
+        assert words in card
 
 
 def test_the_code_in_the_card_runs(folder, base, tmp_path):
@@ -186,6 +222,28 @@ def test_places_that_cannot_be_written_are_refused_in_words(folder, tmp_path):
         adapter_zip(folder, None, tmp_path / "file" / "a.zip")
 
 
+@pytest.mark.skipif(os.name == "nt", reason="it makes links and pipes")
+def test_nothing_but_a_plain_file_is_written_over_and_no_link_is_followed(folder, tmp_path):
+    kept = tmp_path / "kept"
+    kept.write_text("kept")
+    (tmp_path / "link.zip").symlink_to(kept)
+    (tmp_path / "nowhere.zip").symlink_to(tmp_path / "none")
+    os.mkfifo(tmp_path / "pipe.zip")
+    for out in ("/dev/null", *(tmp_path / f"{name}.zip" for name in ("link", "nowhere", "pipe"))):
+        with pytest.raises(RunError, match="is no plain file"):
+            adapter_zip(folder, None, out)
+    assert kept.read_text() == "kept" and (tmp_path / "link.zip").is_symlink()
+    saved = folder.adapter_at(None)
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        (saved / name).rename(tmp_path / name)
+        (saved / name).symlink_to(tmp_path / name)
+        with pytest.raises(RunError, match=f"{name} in it is a link"):
+            adapter_zip(folder, None, tmp_path / "out.zip")
+        (saved / name).unlink()
+        (tmp_path / name).rename(saved / name)
+    assert adapter_zip(folder, None, kept).stat().st_size > 1000  # a file may be written over
+
+
 def test_what_fails_half_way_leaves_the_old_zip_and_no_rest(folder, tmp_path, monkeypatch):
     out = tmp_path / "out" / "a.zip"
     before = adapter_zip(folder, None, out).read_bytes()
@@ -193,12 +251,11 @@ def test_what_fails_half_way_leaves_the_old_zip_and_no_rest(folder, tmp_path, mo
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(export.zipfile.ZipFile, "write", full)
+    monkeypatch.setattr(places.zipfile.ZipFile, "write", full)
     with pytest.raises(RunError, match="No space left"):
         adapter_zip(folder, None, out)
     assert out.read_bytes() == before and [p.name for p in out.parent.iterdir()] == ["a.zip"]
 
 
 def test_names_of_exports_tell_run_and_step(folder):
-    assert zip_name(folder, None) == f"{folder.id}-adapter.zip"
     assert zip_name(folder, 20) == f"{folder.id}-step-20.zip"

@@ -1,5 +1,7 @@
 """The form: one widget for every setting, and values that are read back as they are or refused."""
 
+import json
+import re
 from collections import Counter
 
 import gradio as gr
@@ -7,13 +9,16 @@ import pytest
 
 from lab.core.catalog import RECIPES
 from lab.core.checks import Machine
-from lab.core.problems import BadData, BadSettings, Problem
-from lab.core.rewards.registry import REWARDS, Chosen
+from lab.core.problems import BadSettings, Problem
+from lab.core.rewards.chosen import Chosen
+from lab.core.rewards.registry import GOAL, REWARDS, SHAPE
 from lab.core.settings import ALL, GROUPS, Settings
 from lab.services.lab import Lab
+from lab.ui import data_view, summary
 from lab.ui.build import build
 from lab.ui.forms import REWARD_LIST, Form
-from lab.ui.tabs import data, rewards, start
+from lab.ui.rewards import cards
+from lab.ui.tabs import start
 
 WIDGETS = [s for s in ALL if s.key != REWARD_LIST]
 
@@ -24,7 +29,7 @@ def form() -> Form:
     with gr.Blocks():
         for group in GROUPS:
             form.group(group)
-        form.rewards()
+        cards.build(form)
     return form
 
 
@@ -33,12 +38,27 @@ def values(form) -> dict:
     return form.values(form.first)
 
 
+def with_fields(values: dict, changes: dict) -> dict:
+    """The values of a page in which these were typed; "rewards.int.weight" is a field of a card."""
+    changed, held = dict(values), json.loads(values[REWARD_LIST])
+    for key, value in changes.items():
+        if key.count(".") == 2:
+            held.setdefault(key.split(".")[1], {})[key.split(".")[2]] = value
+        else:
+            changed[key] = value
+    return changed | {REWARD_LIST: json.dumps(held)}
+
+
 def test_the_page_has_exactly_one_widget_for_every_setting(tmp_path):
     page = build(Lab.at(tmp_path))
-    found = Counter(c["props"].get("elem_id") for c in page.get_config_file()["components"])
+    components = page.get_config_file()["components"]
+    found = Counter(c["props"].get("elem_id") for c in components)
+    editor, = (c for c in components if c["props"].get("elem_id") == "reward-editor")
+    found += Counter(re.findall(r" id='(set-[^']+)'", editor["props"]["html_template"]))
     wanted = [f"set-{s.group}-{s.name}" for s in WIDGETS]
     wanted += [f"set-rewards-{name}-{part}" for name, reward in REWARDS.items()
-               for part in ("on", "weight", *reward.knobs)]
+               for part in ("on", "weight", "kind", *reward.knobs)]
+    wanted.append("set-rewards-own")  # the choice of one's own rewards, as text
     assert {id: found[id] for id in wanted} == dict.fromkeys(wanted, 1)
     assert {id for id in found if id and id.startswith("set-")} == set(wanted)
 
@@ -62,7 +82,8 @@ def test_what_is_shown_is_read_back_the_same(form, recipe):
 
 
 def test_weights_and_knobs_of_rewards_are_read_back_the_same(form):
-    chosen = (Chosen("strict_format", 0.25, {"multiline": False}), Chosen("correctness", 3.0))
+    chosen = (Chosen("strict_format", 0.25, {"multiline": False}),
+              Chosen("correctness", 3.0, kind=SHAPE))
     settings = Settings().with_values({REWARD_LIST: chosen})
     assert form.read(form.values(settings)).rewards.chosen == chosen
 
@@ -71,6 +92,24 @@ def test_show_updates_every_widget(form):
     shown = form.show(RECIPES["notebook"].settings())
     assert set(shown) == set(form.outputs())
     assert shown[form.widgets["train.num_generations"]]["value"] == 6
+
+
+def test_rewards_alone_can_be_shown(form, values):
+    (shown,) = form.show_rewards([Chosen("int", 2.0, kind=GOAL)]).values()
+    changed = values | {REWARD_LIST: shown["value"]}
+    assert form.chosen(changed) == (Chosen("int", 2.0, kind=GOAL),)
+    assert form.read(changed).train == form.first.train
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "7", '{"int": 7}', "[" * 100_000])
+def test_cards_that_no_page_of_ours_sends_are_refused(form, values, text):
+    with pytest.raises(BadSettings, match="cannot be read"):
+        form.read(values | {REWARD_LIST: text})
+
+
+def test_a_field_that_no_card_has_changes_nothing(form, values):
+    more = {"rewards.int.colour": "red", "rewards.nothing.on": True}
+    assert form.read(with_fields(values, more)) == form.read(values)
 
 
 def test_whole_numbers_from_the_browser_are_whole(form, values):
@@ -93,18 +132,19 @@ def test_whole_numbers_from_the_browser_are_whole(form, values):
 ])
 def test_a_bad_value_is_refused_with_a_sentence(form, values, key, value, sentence):
     with pytest.raises(BadSettings) as refused:
-        form.read(values | {key: value})
+        form.read(with_fields(values, {key: value}))
     assert sentence in refused.value.problem.what
     assert refused.value.problem.field == key
 
 
 def test_every_bad_value_is_found_at_once(form, values):
     bad = {"train.max_steps": 0, "lora.rank": -3, "rewards.int.weight": None}
-    assert {p.field for p in form.problems(values | bad)} == set(bad)
+    assert {p.field for p in form.problems(with_fields(values, bad))} == set(bad)
 
 
 def test_a_reward_that_is_off_may_be_unfinished(form, values):
-    settings = form.read(values | {"rewards.int.on": False, "rewards.int.weight": None})
+    settings = form.read(with_fields(values, {"rewards.int.on": False,
+                                               "rewards.int.weight": None}))
     assert "int" not in [c.name for c in settings.rewards.chosen]
 
 
@@ -114,7 +154,7 @@ def test_a_reward_that_is_off_may_be_unfinished(form, values):
 ])
 def test_rewards_that_teach_nothing_are_refused(form, values, change, sentence):
     with pytest.raises(BadSettings, match=sentence):
-        form.read(values | change)
+        form.read(with_fields(values, change))
 
 
 def test_a_mark_stands_at_its_field_and_nowhere_else(form):
@@ -135,9 +175,9 @@ def test_a_mark_stands_at_its_field_and_nowhere_else(form):
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_the_summary_names_what_was_changed(recipe):
     settings = recipe.settings()
-    assert "Changed" not in start.summary_html(settings, recipe.key)
+    assert "Changed" not in summary.summary_html(settings, recipe.key)
     changed = settings.with_values({"train.max_steps": 7})
-    assert "Steps: <b>7</b>" in start.summary_html(changed, recipe.key)
+    assert "Steps: <b>7</b>" in summary.summary_html(changed, recipe.key)
 
 
 def test_a_recipe_that_needs_a_gpu_says_so_where_there_is_none():
@@ -147,37 +187,12 @@ def test_a_recipe_that_needs_a_gpu_says_so_where_there_is_none():
                                                               for r in RECIPES.values()]
 
 
-@pytest.mark.parametrize(("completion", "answer"), rewards.presets().values(),
-                         ids=rewards.presets())
-def test_every_preset_can_be_scored(completion, answer):
-    chosen = [Chosen(name, 2.0) for name in REWARDS]
-    table = rewards.score_html(completion, answer, chosen)
-    assert all(f"data-reward='{name}'" in table for name in REWARDS)
-
-
 def test_text_of_others_never_becomes_markup():
     settings = Settings().with_values({"model.name": "<script>alert(1)</script>"})
-    assert "<script>" not in start.summary_html(settings, "starter")
-
-
-def test_an_upload_is_kept_once_under_a_plain_name(tmp_path):
-    folder = tmp_path / "uploads"
-    upload = tmp_path / "my rows; rm -rf (1).CSV"
-    upload.write_text("question,answer\n1+1,2\n")
-    first = data.keep_upload(upload, folder)
-    assert first == folder / "my-rows-rm-rf-1.csv"
-    assert data.keep_upload(upload, folder) == first
-    upload.write_text("question,answer\n2+2,4\n")
-    assert data.keep_upload(upload, folder) == folder / "my-rows-rm-rf-1-2.csv"
-
-
-def test_an_upload_of_another_kind_is_refused(tmp_path):
-    upload = tmp_path / "model.exe"
-    upload.write_bytes(b"MZ")
-    with pytest.raises(BadData, match="Upload a file that ends in .csv"):
-        data.keep_upload(upload, tmp_path / "uploads")
+    assert "<script>" not in summary.summary_html(settings, "starter")
 
 
 def test_the_histogram_counts_what_is_too_long():
-    assert "All fit" in data.lengths_html([10, 12, 12], 12)
-    assert "2 of 3 are longer than the longest prompt, 11" in data.lengths_html([10, 12, 12], 11)
+    assert "All fit" in data_view.lengths_html([10, 12, 12], 12)
+    assert "2 of 3 are longer than the longest prompt, 11" in data_view.lengths_html(
+        [10, 12, 12], 11)

@@ -7,10 +7,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import GenerationConfig
 
-from lab.backends import plain
+from lab.backends import generate, plain, wording
 from lab.backends.generate import Drawing, MergedCopy, complete, draw
 from lab.core.catalog import RECIPES
-from lab.core.engines import Plan
+from lab.core.hardware.engines import Plan
 from lab.core.prompts import messages
 from lab.core.settings import TRL_VLLM
 from lab.core.task import problems
@@ -21,11 +21,11 @@ GREEDY = Drawing(max_new_tokens=30, temperature=0.0)
 
 @pytest.fixture(scope="module")
 def starter():
-    tokenizer = plain.load_tokenizer(str(STARTER_FOLDER))
+    tokenizer = wording.load_tokenizer(str(STARTER_FOLDER))
     model = plain.load_model(str(STARTER_FOLDER))
-    prompts = [plain.to_tokens(tokenizer, plain.render(tokenizer, messages(p.question, "")))
+    prompts = [wording.to_tokens(tokenizer, wording.render(tokenizer, messages(p.question, "")))
                for level in (1, 2, 3) for p in problems(level, 3, seed=5)]
-    return tokenizer, model, prompts, plain.stop_tokens(model, tokenizer)
+    return tokenizer, model, prompts, wording.stop_tokens(model, tokenizer)
 
 
 @pytest.fixture
@@ -52,6 +52,15 @@ def test_greedy_answers_are_those_of_transformers(starter):
                 max_new_tokens=30, do_sample=False, eos_token_id=stops,
                 pad_token_id=tokenizer.pad_token_id))
         assert answer == theirs[0, len(prompt):].tolist()
+
+
+@pytest.mark.parametrize("room", [1, 7])
+def test_a_cache_that_outgrows_its_room_changes_no_answer(starter, monkeypatch, room):
+    _, model, prompts, stops = starter
+    drawing = Drawing(25, 1.0, seed=4)
+    roomy = complete(model, prompts, drawing, stops, copies=3)  # rows that end leave the batch
+    monkeypatch.setattr(generate, "ROOM", room)
+    assert complete(model, prompts, drawing, stops, copies=3) == roomy
 
 
 def test_copies_share_a_prompt_and_differ_when_drawn(starter):
@@ -98,6 +107,8 @@ def test_the_merged_copy_answers_as_peft_does_and_leaves_it_untouched(starter, t
     ids = torch.tensor([prompts[0]])
     with torch.no_grad():
         assert torch.allclose(copy.model(ids).logits, tuned(ids).logits, atol=1e-4)
+    embeddings = tuned.get_base_model().get_input_embeddings().weight
+    assert copy.model.get_input_embeddings().weight is embeddings  # has no adapter: not copied
     assert complete(copy.model, prompts, GREEDY, stops) == complete(tuned, prompts, GREEDY, stops)
     assert all(torch.equal(before[name], weight) for name, weight in tuned.named_parameters())
 
@@ -118,7 +129,7 @@ def test_the_merged_copy_follows_the_adapter(starter, tuned):
 
 
 def test_what_vllm_gets_is_base_plus_adapter_and_the_base_stays_as_it_was(tuned):
-    from lab.backends.engine_vllm import merged_parameters
+    from lab.backends.engines.trl_vllm import merged_parameters
 
     before = {name: weight.clone() for name, weight in tuned.named_parameters()}
     sent = dict(merged_parameters(tuned))
@@ -153,16 +164,15 @@ class Weights:
 def test_where_trl_hands_its_weights_to_vllm_the_lab_does(starter, tuned):
     from trl.generation.vllm_generation import VLLMGeneration
 
-    from lab.backends.engine_vllm import VllmEngine, merged_parameters
+    from lab.backends.engines.trl_vllm import VllmEngine, merged_parameters
 
     def bound(mode):
         settings = RECIPES["starter"].settings().with_values({"hardware.vllm_mode": mode})
         engine = VllmEngine(Plan(TRL_VLLM, "", on_gpu=False), settings, str(STARTER_FOLDER))
-        engine.tokenizer, engine.score = starter[0], SimpleNamespace()
         rollouts = object.__new__(VLLMGeneration)  # TRL's own methods, without a vLLM
-        rollouts.llm = Weights()
-        engine.bind(SimpleNamespace(model=tuned, vllm_generation=rollouts,
-                                    _generate_single_turn=None))
+        rollouts.llm, engine.model = Weights(), tuned
+        engine.trainer = SimpleNamespace(vllm_generation=rollouts)
+        engine.hand_weights_to(rollouts)
         return rollouts
 
     rollouts = bound("colocate")

@@ -16,17 +16,23 @@ import pytest
 
 from lab.backends.release import holders, wait_for_release
 from lab.core.catalog import RECIPES
-from lab.core.engines import TITLES, choose_engines, choose_stack, commands_elsewhere, plan_of
+from lab.core.hardware.engines import (
+    TITLES,
+    choose_engines,
+    choose_stack,
+    commands_elsewhere,
+    plan_of,
+)
 from lab.core.problems import BadModel, LabError
 from lab.core.prompts import messages
 from lab.core.settings import TRL, TRL_VLLM, UNSLOTH, Sampling
 from lab.services import machine
 from lab.services.chat import Side
+from lab.services.environment import answering_environment, worker_environment
 from lab.services.evaluate import evaluate
-from lab.services.jobs import answering_environment, worker_environment
 from lab.services.lab import Lab
 from lab.services.processes import family
-from lab.services.runs import worker_of
+from lab.services.workers import worker_of
 from lab.services.workspace import PROJECT, STARTER_FOLDER
 from tests.bench import measure
 from tests.ports import free_port
@@ -197,7 +203,8 @@ def test_plain_trl_trains_stops_and_resumes(lab, engine):
     lab.jobs.stop(folder.id)
     run = lab.jobs.wait(folder.id)
     assert run.status == "stopped", folder.log.read_text()[-4000:]
-    assert lab.runs.log(folder.id).started.facts["engine"] == engine
+    facts = lab.runs.log(folder.id).started.facts
+    assert (facts["engine"], facts["learning"]) == (engine, "packed")
     assert wait_for_release(pids)
     lab.jobs.resume(folder.id, run.step + 2)
     assert lab.jobs.wait(folder.id).status == "finished", folder.log.read_text()[-4000:]
@@ -295,15 +302,20 @@ TWO = pytest.mark.skipif(len(FACTS.gpus) < 2, reason="one GPU")
         TRL, "zero3", marks=pytest.mark.skipif("deepspeed" not in FACTS.packages,
                                                reason="DeepSpeed is not installed"))])
 def test_two_gpus_train_one_run_stop_at_the_same_step_and_resume(lab, engine, sharding):
-    folder = lab.jobs.start(settings_for(engine, train__max_steps=500, hardware__num_processes=2,
-                                         hardware__sharding=sharding), f"two {engine} {sharding}")
+    folder = lab.jobs.start(settings_for(
+        engine, train__max_steps=500, train__eval_steps=2, train__eval_questions=16,
+        hardware__num_processes=2, hardware__sharding=sharding), f"two {engine} {sharding}")
     until_step(lab, folder, 3)
     pids = pids_of(folder)
     lab.jobs.stop(folder.id)
     run = lab.jobs.wait(folder.id)
     assert run.status == "stopped" and run.step in folder.checkpoints(), folder.log.read_text()
-    facts = lab.runs.log(folder.id).started.facts
-    assert facts["engine"] == engine and facts["processes"] == 2
+    log = lab.runs.log(folder.id)
+    assert log.started.facts["engine"] == engine and log.started.facts["processes"] == 2
+    if sharding == "ddp":  # one process asks, the other waits
+        assert set(log.held_out) >= {0, 2}, log.notices
+    else:
+        assert not log.held_out and any("cut in parts" in n.text for n in log.notices)
     assert wait_for_release(pids)
     lab.jobs.resume(folder.id, run.step + 2)
     assert lab.jobs.wait(folder.id).status == "finished", folder.log.read_text()[-4000:]
@@ -334,3 +346,20 @@ def test_a_vllm_server_on_another_gpu_draws_the_answers(lab, tmp_path):
                 psutil.Process(pid).kill()
         server.wait()
     assert wait_for_release(pids)
+
+
+@pytest.mark.parametrize("engine", [UNSLOTH, TRL_VLLM, TRL])
+def test_every_engine_answers_held_out_questions_while_it_learns(lab, engine):
+    folder = lab.jobs.start(settings_for(
+        engine, train__max_steps=4, train__eval_steps=2, train__eval_questions=40), "held out")
+    run = lab.jobs.wait(folder.id)
+    assert run.status == "finished", folder.log.read_text()[-4000:]
+    log = lab.runs.log(folder.id)
+    assert log.started.facts["engine"] == engine
+    assert not [n for n in log.notices if "Held-out" in n.text], log.notices
+    assert list(log.held_out) == [0, 2, 4]
+    for told in log.held_out.values():
+        assert told["n"] == 40 and 1 < told["tokens"] <= 80 and told["cut"] < 1
+        assert 0 <= told["goal"] <= 1
+    # The starter answers greedily on any engine alike, but for rounding.
+    assert log.held_out[0]["goal"] == pytest.approx(0.325, abs=0.1)  # as on a CPU

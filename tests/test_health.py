@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from lab.core.engines import choose_engines
-from lab.core.health import engine_lines, gpu_line, machine_problems
-from lab.core.machine import Gpu, GpuProcess, Machine
+from lab.core.hardware.engines import choose_engines
+from lab.core.hardware.health import engine_lines, gpu_line, machine_problems
+from lab.core.hardware.machine import Gpu, GpuProcess, Machine
 from lab.core.settings import Settings
 from lab.services.workspace import PROJECT
 from lab.ui.tabs.start import machine_html

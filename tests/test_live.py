@@ -7,11 +7,14 @@ import time
 import gradio as gr
 import pytest
 
-from lab.core import events
-from lab.core.metrics import group_record
+from lab.core import doing, events
+from lab.core.insight.metrics import group_record
+from lab.core.rewards.chosen import parse_chosen
 from lab.core.settings import Settings
+from lab.services import verdicts
 from lab.services.lab import Lab
-from lab.ui.live import BUDGET, MOST_BEHIND, Feed, LiveView, engine_of
+from lab.ui.live import BUDGET, HELD_OUT_SHOWN, MOST_BEHIND, Feed, LiveView, engine_of
+from tests.test_verdict import a_verdict
 
 REWARDS = ("xmlcount", "soft_format", "strict_format", "int", "correctness")
 KIB = 1024
@@ -23,7 +26,9 @@ def metrics(step: int, beta: bool = False) -> dict[str, float]:
     found = {"reward/weighted": step / 7000, "reward/low": -0.12345678, "reward/high": 1.2345678,
              "reward/within_group_std": 0.5, "groups/dead": 0.25, "groups/dead_right": 0.125,
              "groups/dead_wrong": 0.125, "completions/mean_length": 123.456789,
-             "completions/clipped_ratio": 0.0625, "loss": -1.2345e-05, "learning_rate": 4.98765e-06}
+             "completions/clipped_ratio": 0.0625, "loss": -1.2345e-05, "learning_rate": 4.98765e-06,
+             "goal/reached": chance.random(), "goal/mean": chance.random(),
+             "shape/mean": chance.random()}
     for name in REWARDS:
         found |= {f"rewards/{name}/mean": chance.random(), f"rewards/{name}/std": chance.random(),
                   f"reward_errors/{name}": 0.0}
@@ -71,6 +76,22 @@ def feed(lab):
     return Feed(lab)
 
 
+def test_what_goes_on_within_a_step_is_told_and_damage_is_nothing(tmp_path):
+    pen = doing.Doing(tmp_path)
+    pen.begin()
+    pen("answering", 7, 16)
+    pen("answering", 8, 16)  # a moment later: not worth a write
+    now = doing.read(tmp_path)
+    assert (now.what, now.done, now.of) == ("answering", 7, 16)
+    pen("learning")
+    assert doing.read(tmp_path).what == "learning"
+    pen.end()
+    assert doing.read(tmp_path) is None
+    for text in ("", "[]", '{"what": "x", "done": 1, "of": 2, "begun": 0}', '{"what": "x"}'):
+        (tmp_path / doing.FILE).write_text(text)
+        assert doing.read(tmp_path) is None
+
+
 class Reader:
     """The browser's part of the protocol, in few lines (assets/live.js: once, open)."""
 
@@ -114,7 +135,7 @@ def asked(arguments: list) -> int:
 def test_with_no_run_there_is_nothing_to_show(feed):
     assert feed.tick(["", "", -1, 0, 0]) == {"run": "", "status": "none", "reload": False}
     assert feed.history([""]) == {"run": "", "status": "none"}
-    assert feed.listing([]) == [] and feed.groups(["", None]) == {"run": ""}
+    assert feed.listing([]) == []
 
 
 def test_a_reader_gets_every_point_once_and_in_order(lab, feed):
@@ -217,8 +238,9 @@ def test_a_metric_that_appears_late_makes_readers_start_over(lab, feed):
 def test_kl_is_drawn_only_where_it_has_a_weight(lab, feed):
     Run(lab).begin().steps(1, 3, beta=True)
     keys = [chart["key"] for chart in feed.history([""])["charts"]]
-    assert "kl" not in keys and {"reward", "rewards", "length", "cut", "dead", "loss",
+    assert "kl" not in keys and {"goal", "reward", "rewards", "length", "cut", "dead", "loss",
                                  "lr"} == set(keys)
+    assert keys[:3] == ["goal", "reward", "rewards"]  # what was meant comes first
 
 
 def test_the_reward_has_its_band_and_each_reward_its_line(lab, feed):
@@ -229,6 +251,83 @@ def test_the_reward_has_its_band_and_each_reward_its_line(lab, feed):
     assert whole["y"][low] == [-0.1235] * 3 and whole["y"][high] == [1.235] * 3
     assert [line["name"] for line in by_key["rewards"]["lines"]] == [
         "Tag count", "Soft format", "Strict format", "Whole number", "Right answer"]
+
+
+def test_goals_and_shapes_are_told_apart(lab, feed):
+    Run(lab).begin().steps(1, 3)
+    by_key = {chart["key"]: chart for chart in feed.history([""])["charts"]}
+    assert [line["kind"] for line in by_key["rewards"]["lines"]] == ["shape"] * 4 + ["goal"]
+    assert [line["name"] for line in by_key["goal"]["lines"]] == [
+        "Right", "Share of the goals' points"]
+
+
+def test_a_goal_that_gives_no_part_of_its_points_has_one_line(lab, feed):
+    run = Run(lab).begin()
+    for step, value in enumerate((0.25, None, 0.5), 1):
+        run.write(events.Step(step, {"goal/reached": value, "goal/mean": value}))
+    found = feed.history([""])
+    (goal,) = [chart for chart in found["charts"] if chart["key"] == "goal"]
+    assert [line["name"] for line in goal["lines"]] == ["Right"]
+    assert found["y"][goal["lines"][0]["at"]] == [0.25, None, 0.5]
+
+
+def test_an_older_run_has_its_goal_from_the_rewards(lab, feed):
+    """As its settings were kept before rewards had a kind, and its points without goal/mean."""
+    run = Run(lab)
+    record = json.loads(run.folder.settings.read_text())
+    for chosen in record["settings"]["rewards"]["chosen"]:
+        del chosen["kind"]
+    run.folder.settings.write_text(json.dumps(record))
+    run.begin()
+    for step, mean in enumerate((0.5, 1.0, 1.5), 1):
+        run.write(events.Step(step, {"rewards/correctness/mean": mean, "reward/weighted": 1.0}))
+    found = feed.history([run.id])
+    (goal,) = [chart for chart in found["charts"] if chart["key"] == "goal"]
+    assert found["y"][goal["lines"][0]["at"]] == [0.25, 0.5, 0.75]
+    assert found["detail"]["goal"]["moved"] == {
+        "source": "in training", "first": 0.25, "last": 0.75, "whole": False, "step": None,
+        "best": None}
+
+
+def test_without_a_goal_there_is_no_chart_of_it_and_it_is_said(lab, feed):
+    run = Run(lab, values={"rewards.chosen": parse_chosen("xmlcount,int")})
+    run.begin().write(events.Step(1, {"rewards/int/mean": 0.5, "reward/weighted": 0.5}))
+    found = feed.history([""])
+    assert "goal" not in [chart["key"] for chart in found["charts"]]
+    assert found["detail"]["goal"]["has"] is False and found["detail"]["goal"]["moved"] is None
+
+
+def test_held_out_questions_are_points_and_what_comes_new_is_told_by_the_tick(lab, feed):
+    run = Run(lab).begin().steps(1, 3)
+    run.write(events.HeldOut(0, {"n": 8, "goal": 0.125, "reached": 0.125}))
+    reader = Reader(feed)
+    reader.tick()
+    assert feed.detail([run.id])["goal"]["held_out"] == [[0, 0.125]]
+    asked = feed.tick(["", run.id, 0, 3, reader.names])["asked"]
+    run.write(events.HeldOut(3, {"n": 8, "goal": 0.75, "reached": 0.5}))
+    run.write(events.HeldOut(5, {"n": 8, "goal": None, "reached": None}))  # nothing was judged
+    assert feed.tick(["", run.id, 0, 3, reader.names])["asked"] == asked + 2
+    told = feed.detail([run.id])["goal"]
+    assert told["held_out"] == [[0, 0.125], [3, 0.5]]
+    assert told["moved"]["source"] == "held out" and told["moved"]["step"] == 3
+    for step in range(6, 3000):
+        run.write(events.HeldOut(step, {"reached": 0.5}))
+    shown = feed.detail([run.id])["goal"]["held_out"]
+    assert len(shown) <= HELD_OUT_SHOWN + 2 and shown[0][0] == 0 and shown[-1][0] == 2999
+
+
+def test_the_newest_verdict_is_shown_with_its_step(lab, feed):
+    run = Run(lab).begin().steps(1, 3)
+    assert feed.detail([run.id])["goal"]["verdict"] is None
+    verdicts.keep(run.folder, a_verdict(12, 55, 100, step=40))
+    told = feed.detail([run.id])["goal"]
+    assert told["verdict"]["step"] == 40 and told["verdict"]["level"] == "good"
+    assert told["verdict"]["headline"].startswith("Right on 55.0 % of 100 held-out questions")
+    assert told["moved"]["last"] == 0.55 and told["moved"]["step"] == 40
+    run.write(events.HeldOut(0, {"reached": 0.1}))  # asked since: other questions, not mixed
+    run.write(events.HeldOut(60, {"reached": 0.6}))
+    moved = feed.detail([run.id])["goal"]["moved"]
+    assert (moved["first"], moved["last"], moved["step"]) == (0.1, 0.6, 60)
 
 
 def test_the_wanted_run_is_shown_and_the_newest_when_it_is_gone(lab, feed):
@@ -244,7 +343,7 @@ def test_the_wanted_run_is_shown_and_the_newest_when_it_is_gone(lab, feed):
 def test_before_the_first_step_it_says_what_it_is_busy_with(lab, feed, monkeypatch):
     run = Run(lab)
     run.write(events.Phase("loading the model"))
-    monkeypatch.setattr("lab.services.runs.worker_of", lambda folder: object())
+    monkeypatch.setattr("lab.services.runs.is_worked_on", lambda folder: True)
     reply = feed.tick(["", "", -1, 0, 0])
     assert reply["status"] == "starting" and reply["phase"] == "loading the model"
 
@@ -258,23 +357,6 @@ def test_the_pace_is_that_of_the_newest_steps_and_not_of_a_break(lab, feed):
     for step in range(31, 51):
         run.write(events.Step(step, {"seconds/step": 3.0}))
     assert feed.tick(["", "", -1, 0, 0])["pace"] == 3.0
-
-
-def test_groups_come_best_answer_first_with_scores_and_errors(lab, feed):
-    run = Run(lab).begin()
-    for step in (1, 2, 3):
-        run.steps(step, step)
-        run.write(events.Samples(step, [group_record(
-            "2 + 2?", {"answer": 4}, [answer("<b>5</b>", -1.0), answer("4", 1.0)])]))
-    found = feed.groups([run.id, None])
-    assert (found["step"], found["before"], found["after"]) == (3, 2, None)
-    group = found["groups"][0]
-    assert group["prompt"] == "2 + 2?" and group["reference"] == "4"
-    assert [a["text"] for a in group["answers"]] == ["4", "<b>5</b>"]
-    assert group["answers"][0]["rewards"] == {"int": 0.5, "correctness": None}
-    assert "ValueError" in group["answers"][0]["errors"]["correctness"]
-    assert feed.groups([run.id, 1])["after"] == 2
-    assert feed.groups([run.id, 7])["groups"] == []
 
 
 def test_errors_of_rewards_are_counted(lab, feed):
@@ -311,17 +393,17 @@ def test_whoever_asks_nonsense_gets_no_error_and_no_path(lab, feed, nonsense, tm
     run.write(events.Samples(3, [group_record("q", {}, [answer("a", 1.0)]), "no group"]))
     with gr.Blocks():
         view = LiveView(lab)
-    for name in ("tick", "history", "detail", "groups", "listing"):
+    for name in ("tick", "history", "detail", "listing"):
         reply = getattr(view, name)(nonsense)  # just what the network reaches
         assert str(tmp_path) not in json.dumps(reply)
         assert isinstance(reply, list) or reply.get("status") != "error"
 
 
-def test_only_the_five_questions_can_be_asked(lab):
+def test_only_the_four_questions_can_be_asked(lab):
     with gr.Blocks():
         view = LiveView(lab)
     assert {fn.__name__ for fn in view.server_fns} == {
-        "tick", "history", "detail", "groups", "listing"}
+        "tick", "history", "detail", "listing"}
 
 
 def test_the_page_takes_nothing_from_elsewhere(lab):

@@ -6,8 +6,9 @@ import pytest
 import transformers
 
 from lab.core.catalog import MODELS, RECIPES, known_model
-from lab.core.cures import cures, memory_problems, roomier
-from lab.core.memory import estimate, smallest_share, weights_gb
+from lab.core.hardware.cures import cures, memory_problems, roomier
+from lab.core.hardware.memory import estimate, smallest_share, weights_gb
+from lab.core.hardware.shapes import FAMILIES, Shape
 from lab.core.problems import BadModel
 from lab.core.settings import (
     CPU,
@@ -19,7 +20,6 @@ from lab.core.settings import (
     Settings,
     setting_named,
 )
-from lab.core.shapes import FAMILIES, Shape
 from lab.services.workspace import STARTER_FOLDER
 
 SMALL = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
@@ -216,19 +216,25 @@ def test_20_000_tokens_on_llama_8b_need_less_than_54_gb():
 
 
 H100_GB = 85.5
-BENCH = {"model__load_in_4bit": False, "train__prompts_per_step": 4, "train__num_generations": 8,
-         "train__answers_at_once": 8, "train__max_completion_length": 256,
-         "hardware__cuda_graphs": "full"}
-AT_ONCE = BENCH | {"train__answers_at_once": 32, "lora__gradient_checkpointing": "on"}
+AT_ONCE = {"model__load_in_4bit": False, "train__prompts_per_step": 4,
+           "train__num_generations": 8, "train__answers_at_once": 32,
+           "train__max_completion_length": 256, "lora__gradient_checkpointing": "on",
+           "hardware__cuda_graphs": "full"}
+QWEN_SMALL = known_model("Qwen/Qwen2.5-0.5B-Instruct").shape
+REAL = {"model__load_in_4bit": False, "train__prompts_per_step": 32, "train__num_generations": 8,
+        "train__max_completion_length": 400, "train__optim": "adamw_torch",
+        "lora__gradient_checkpointing": "off", "hardware__cuda_graphs": "full"}
 SMALL_CARD = {"train__prompts_per_step": 4, "train__num_generations": 8,
               "train__answers_at_once": 1, "train__optim": "adamw_8bit"}
 LONG = {"model__max_seq_length": 20_480, "train__max_prompt_length": 19_456,
         "train__max_completion_length": 1024, "train__num_generations": 8,
         "train__answers_at_once": 1}
 MEASURED = (  # shape, engine, GB of the GPU, share of vLLM, settings, peak in GB; see docs/gpu.md
-    (QWEN, TRL_VLLM, H200_GB, 0.3, BENCH, 54.0),
-    (QWEN, TRL_VLLM, H100_GB, 0.3, BENCH, 34.5),
-    (QWEN, TRL_VLLM, H100_GB, 0.3, AT_ONCE, 49.7),
+    (QWEN, TRL_VLLM, H100_GB, 0.3, AT_ONCE, 32.7),
+    (QWEN_SMALL, TRL_VLLM, H100_GB, 0.15, REAL | {"train__answers_at_once": 16}, 31.4),
+    (QWEN_SMALL, TRL_VLLM, H100_GB, 0.15, REAL | {"train__answers_at_once": 64}, 74.4),
+    (QWEN_SMALL, TRL_VLLM, H100_GB, 0.15, REAL | {
+        "train__answers_at_once": 256, "lora__gradient_checkpointing": "on"}, 29.3),
     (QWEN, UNSLOTH, H100_GB, 0.3, AT_ONCE, 29.1),
     (QWEN, UNSLOTH, H100_GB, 0.02, SMALL_CARD, 4.35),
     (LLAMA, UNSLOTH, H100_GB, 0.09, {}, 12.1),
@@ -309,17 +315,18 @@ def test_what_fits_needs_no_cure_and_has_no_problem():
 
 
 def test_with_room_to_spare_more_answers_at_once_are_named_and_no_more_than_fit():
-    settings = RECIPES["gsm8k"].settings().with_values({"train.prompts_per_step": 4,
-                                                        "train.num_generations": 8})
+    settings = RECIPES["gsm8k"].settings().with_values({
+        "train.prompts_per_step": 4, "train.num_generations": 8,
+        "train.max_completion_length": 768, "lora.gradient_checkpointing": "off"})
     assert settings.train.per_device_train_batch_size() == 8
-    for gb, most in ((80.0, 32), (48.0, 16), (32.0, None)):
+    for gb, most in ((120.0, 32), (60.0, 16), (40.0, None)):
         found = roomier(QWEN, settings, TRL, gb)
         assert (found and found.changes) == (most and {"train.answers_at_once": most}), gb
         if found:
             assert estimate(QWEN, settings.with_values(found.changes), TRL, gb).fits_well
-    two = settings.with_values({"hardware.num_processes": 2})
+    two = settings.with_values({"hardware.num_processes": 2, "lora.gradient_checkpointing": "on"})
     assert roomier(QWEN, two, TRL, 80.0).changes == {"train.answers_at_once": 16}
-    assert roomier(QWEN, settings.with_values({"train.answers_at_once": 32}), TRL, 80.0) is None
+    assert roomier(QWEN, settings.with_values({"train.answers_at_once": 32}), TRL, 120.0) is None
     many = settings.with_values({"train.prompts_per_step": 1024})  # the field takes 4,096
     assert roomier(QWEN, many, TRL, 1e6).changes == {"train.answers_at_once": 4096}
 
@@ -332,7 +339,8 @@ def test_an_estimate_near_the_limit_warns_and_one_far_above_refuses():
 
 
 def test_a_problem_has_the_figures_and_a_way_out():
-    settings = RECIPES["gsm8k"].settings().with_values({"train.answers_at_once": 32})
+    settings = RECIPES["gsm8k"].settings().with_values({
+        "train.answers_at_once": 32, "lora.gradient_checkpointing": "off"})
     problem, = memory_problems(QWEN, settings, TRL, 24.0)
     assert "GPU" in problem.what
     assert "there are 24.0 GB" in problem.why

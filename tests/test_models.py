@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import constants, errors
 
 from lab.core.catalog import RECIPES
-from lab.core.machine import Gpu, Machine
+from lab.core.hardware.machine import Gpu, Machine
 from lab.core.problems import BadModel, BadSettings
 from lab.core.settings import STARTER, Settings
 from lab.services import models
@@ -76,6 +76,15 @@ def test_a_row_of_the_catalogue_needs_no_file():
     assert facts.in_4bit == "unsloth/Llama-3.1-8B-Instruct-bnb-4bit"
 
 
+def test_the_models_that_are_offered_say_size_licence_and_whether_they_fit(cache):
+    said = {name: title for title, name in models.offered(LAPTOP)}
+    assert said["starter"] == "Starter (ships with the lab, learns on a laptop)"
+    assert said["Qwen/Qwen2.5-0.5B-Instruct"] == "Qwen2.5 0.5B Instruct · 1.0 GB to download"
+    assert "gated" in said["google/gemma-3-1b-it"] and "gated" not in said["Qwen/Qwen3-0.6B"]
+    assert "too big here: needs" in said["Qwen/Qwen3-14B"]
+    assert "too big" not in said["HuggingFaceTB/SmolLM2-135M-Instruct"]
+
+
 def test_the_twin_in_4_bit_is_not_gated():
     facts = look_at("unsloth/Llama-3.1-8B-Instruct-bnb-4bit")
     assert (facts.parameters, facts.gated) == (8030, False)
@@ -108,7 +117,9 @@ def test_a_base_model_is_told_to_be_one(folder):
     assert "instruct" in problem.next
 
 
-@pytest.mark.parametrize("config", [{**CONFIG, "model_type": "mamba"}, {"model_type": "llama"}, []])
+@pytest.mark.parametrize("config", [
+    {**CONFIG, "model_type": "mamba"}, {**CONFIG, "model_type": ["llama"]},
+    {"model_type": "llama"}, []])
 def test_an_architecture_that_cannot_be_read_warns_and_does_not_refuse(folder, config):
     name = folder(config)
     problem, = models.model_problems(settings(name), LAPTOP)
@@ -216,7 +227,7 @@ def test_the_panel_names_size_licence_and_weights():
                   "Llama 3.1 Community", f"href='https://huggingface.co/{LLAMA}'", "Has one."):
         assert words in panel
     assert "href" not in model.about_html(look_at(STARTER))
-    assert "enable_thinking=False" in model.about_html(look_at("Qwen/Qwen3-4B"))
+    assert "enable_thinking=false" in model.about_html(look_at("Qwen/Qwen3-4B"))
 
 
 def test_the_panel_of_an_unknown_model_says_that_it_is_unknown(cache):

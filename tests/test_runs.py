@@ -8,7 +8,8 @@ import pytest
 from lab.core import events
 from lab.core.problems import RunError
 from lab.core.settings import Settings
-from lab.services.runs import RunLog, Runs
+from lab.services.run_log import RunLog
+from lab.services.runs import Runs
 from lab.services.workspace import Workspace
 
 
@@ -79,7 +80,11 @@ def test_a_resume_forgets_the_steps_after_its_checkpoint(run):
     assert log.epoch == 0
     write(run.events, events.Started(5, 2, {}), step(3), step(4))
     log.refresh()
-    assert list(log.steps) == [1, 2, 3, 4] and log.epoch == 1
+    assert list(log.steps) == [1, 2, 3, 4] and log.epoch == 1 and log.resumed == [2]
+    write(run.events, events.Started(5, 1, {}))
+    assert log.refresh().resumed == [1]  # the curve has no mark after where it was cut
+    write(run.events, step(2), step(3), step(4))
+    log.refresh()
     assert list(log.metrics["reward/weighted"]) == [0.1, 0.2, 0.3, 0.4]
 
 

@@ -9,7 +9,7 @@ from lab.core import knobs
 from lab.core.catalog import RECIPES
 from lab.core.checks import Machine, errors_of, problems_of
 from lab.core.problems import BadSettings
-from lab.core.rewards.registry import parse_chosen
+from lab.core.rewards.chosen import parse_chosen
 from lab.core.settings import ALL, Settings, Train, problem_of, read_assignment
 
 LAPTOP = Machine("Linux x86_64", "3.12.1", 4, 16.0, 8.0, 50.0)
@@ -35,7 +35,8 @@ def test_a_value_out_of_range_is_refused_by_name(setting):
     elif kind is bool:
         bad = [1, "yes", None]
     elif look.choices:
-        bad = ["nonsense", None] if not knobs.is_list(kind) else [("nonsense",), ()]
+        bad = (["nonsense", None] if not knobs.is_list(kind) else
+                   [("no name",) if look.open else ("nonsense",), ()])
     elif kind is str:
         bad = [1, None]
     for value in bad:
@@ -143,3 +144,12 @@ def test_unknown_groups_and_wrong_shapes_of_a_file_are_refused():
 def test_differences_name_both_values():
     other = STARTER.with_values({"train.beta": 0.04})
     assert STARTER.differences(other) == {"train.beta": (0.0, 0.04)}
+
+
+def test_a_cap_that_would_cut_every_push_is_refused_with_the_value_to_take():
+    cispo = STARTER.with_values({"train.loss_type": "cispo"})
+    (found,) = errors_of(cispo, LAPTOP)
+    assert found.field == "train.epsilon_high" and "largest ratio itself" in found.why
+    ((_, changes),) = found.cures
+    assert errors_of(cispo.with_values(dict(changes)), LAPTOP) == []
+    assert errors_of(STARTER.with_values({"train.loss_type": "sapo"}), LAPTOP) == []

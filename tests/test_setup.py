@@ -51,6 +51,8 @@ class Index:
         self.asked: list[str] = []
         self.flowing = threading.Event()
         self.flowing.set()  # cleared: wheels do not arrive
+        self.cpu_flowing = threading.Event()
+        self.cpu_flowing.set()
         self.cpu_answers = True
         for name in ("simple", "cpu"):
             (folder / name).mkdir()
@@ -65,8 +67,10 @@ class Index:
             def do_GET(self):
                 index.asked.append(self.path)
                 _, source, package, *file = self.path.split("/")
-                if source == "cpu" and not index.cpu_answers:
-                    return self.send_error(503)
+                if source == "cpu":
+                    index.cpu_flowing.wait()
+                    if not index.cpu_answers:
+                        return self.send_error(503)
                 if file and file[0]:
                     index.flowing.wait()
                     body = (folder / source / file[0].replace("%2B", "+")).read_bytes()
@@ -79,13 +83,17 @@ class Index:
                 self.send_header("Content-Type", "text/html" if not (file and file[0]) else "a/b")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                if self.command == "GET":
+                    self.wfile.write(body)
+
+            do_HEAD = do_GET
 
             def log_message(self, *_):
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
+        self.server.handle_error = lambda *_: None  # who was killed does not read to the end
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
@@ -97,6 +105,7 @@ def index(tmp_path):
     index = Index(folder)
     yield index
     index.flowing.set()
+    index.cpu_flowing.set()
     index.server.shutdown()
     index.server.server_close()
 
@@ -104,13 +113,13 @@ def index(tmp_path):
 class Tree:
     """A copy of what the set-up reads, with two small packages in place of the large ones."""
 
-    def __init__(self, folder: Path, index_url: str):
+    def __init__(self, folder: Path, index_url: str, uv: bool):
         (folder / "lab").mkdir(parents=True)
         self.folder, self.venv = folder, folder / ".venv"
-        self.log = self.venv / "setup.log"
         code = (ROOT / "lab" / "bootstrap.py").read_text()
         assert bootstrap.TORCH_CPU_INDEX in code
         code = code.replace(bootstrap.TORCH_CPU_INDEX, index_url + "/cpu")
+        code = code.replace("INDEX_PATIENCE = 6", "INDEX_PATIENCE = 1")
         (folder / "lab" / "bootstrap.py").write_text(code)
         self.pin("requirements-cpu.txt", "torch==2.13.0", "pebble==1.0")
         self.pin("requirements.txt", "torch==2.13.0", "pebble==1.0")
@@ -121,8 +130,18 @@ class Tree:
             "PIP_INDEX_URL": index_url + "/simple",
             "PIP_NO_CACHE_DIR": "1",
             "PIP_RETRIES": "1",
+            "UV_DEFAULT_INDEX": index_url + "/simple",
+            "UV_NO_CACHE": "1",
+            "UV_NO_CONFIG": "1",
+            "UV_HTTP_RETRIES": "0",
             "STACK": "cpu",
         }
+        if uv:
+            folder = folder.parent / "uv-on-path"
+            folder.mkdir()
+            (folder / "uv").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m uv "$@"\n')
+            (folder / "uv").chmod(0o755)
+            self.environment["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
 
     def pin(self, name: str, *lines: str) -> None:
         (self.folder / name).write_text("\n".join(lines) + "\n")
@@ -159,7 +178,14 @@ class Tree:
 
 @pytest.fixture
 def tree(tmp_path, index):
-    return Tree(tmp_path / "tree", index.url)
+    """uv is on PATH: its steps are the same as pip's, and take a tenth of the time."""
+    return Tree(tmp_path / "tree", index.url, uv=True)
+
+
+@pytest.fixture
+def pip_tree(tmp_path, index):
+    assert not shutil.which("uv"), "the machine of these tests has one of its own"
+    return Tree(tmp_path / "tree", index.url, uv=False)
 
 
 def is_one_sentence(text: str) -> bool:
@@ -169,9 +195,12 @@ def is_one_sentence(text: str) -> bool:
 # --- a set-up from nothing, and the runs after it -------------------------------------------------
 
 
-def test_a_set_up_takes_the_cpu_build_and_the_next_run_touches_nothing(tree, index):
+@pytest.mark.parametrize("installer", ["tree", "pip_tree"])
+def test_a_set_up_takes_the_cpu_build_and_the_next_run_touches_nothing(installer, index, request):
+    tree = request.getfixturevalue(installer)
     first = tree.run()
-    assert (first.returncode, first.stderr) == (0, "")
+    assert first.returncode == 0, first.stderr
+    assert ("Prepared 1 package" in first.stderr) is (installer == "tree")  # uv's own words
     assert tree.words("pebble") == "first"
     if sys.platform == "linux":
         assert tree.words("torch") == "the build for CPUs"
@@ -182,12 +211,10 @@ def test_a_set_up_takes_the_cpu_build_and_the_next_run_touches_nothing(tree, ind
     assert stamp["files"] == {"requirements-cpu.txt": digest}
     assert (stamp["stack"], stamp["python"]) == ("cpu", list(sys.version_info[:2]))
 
-    before, asked = tree.log.stat().st_mtime_ns, len(index.asked)
-    started = time.monotonic()
+    before, asked = (tree.venv / "setup-done.json").stat().st_mtime_ns, len(index.asked)
     second = tree.run()
     assert (second.returncode, second.stdout) == (0, "The cpu stack is in .venv.\n")
-    assert time.monotonic() - started < 5
-    assert (tree.log.stat().st_mtime_ns, len(index.asked)) == (before, asked)
+    assert ((tree.venv / "setup-done.json").stat().st_mtime_ns, len(index.asked)) == (before, asked)
 
 
 def test_what_changed_is_installed_and_what_broke_is_made_again(tree, index):
@@ -197,7 +224,7 @@ def test_what_changed_is_installed_and_what_broke_is_made_again(tree, index):
     assert first.returncode == 0
     assert tree.words("torch") == "the build with CUDA"
     if sys.platform == "linux":
-        assert first.stdout.count("PyTorch's CPU index does not answer: ") == 1
+        assert first.stdout.count("PyTorch's CPU index does not deliver: ") == 1
     marker = tree.venv / "made-once"
     marker.touch()
 
@@ -211,41 +238,29 @@ def test_what_changed_is_installed_and_what_broke_is_made_again(tree, index):
     assert tree.words("feather") == "only for tests"
     assert tree.run().stdout == "The cpu stack is in .venv.\n"
 
-    # A package that somebody removed by hand.
-    shutil.rmtree(next(tree.venv.glob("[lL]ib/**/pebble-1.1.dist-info")))
-    assert tree.run().returncode == 0
-    assert (tree.words("pebble"), marker.exists()) == ("second", True)
-
-    # No network: one sentence, and what was there still works.
+    # No network: the installer's words and one sentence, and what was there still works.
     tree.pin("requirements-cpu.txt", "torch==2.13.0", "pebble==1.0")
-    offline = tree.run(PIP_INDEX_URL="http://127.0.0.1:9/simple")
-    assert offline.returncode == 2
-    assert is_one_sentence(offline.stderr)
-    assert "could not be reached" in offline.stderr and "setup.log" in offline.stderr
-    assert tree.words("pebble") == "second"
+    for _ in range(2):  # nor is it removed the next time
+        offline = tree.run(UV_DEFAULT_INDEX="http://127.0.0.1:9/simple")
+        assert offline.returncode == 2
+        assert is_one_sentence(offline.stderr.splitlines(keepends=True)[-1])
+        assert "127.0.0.1:9" in offline.stderr
+        assert (tree.words("pebble"), marker.exists()) == ("second", True)
 
-    # A package that does not exist.
-    tree.pin("requirements-cpu.txt", "torch==2.13.0", "pebble==7.7")
-    nowhere = tree.run()
-    assert nowhere.returncode == 2 and is_one_sentence(nowhere.stderr)
-    assert "there is no pebble==7.7 for" in nowhere.stderr
-
-    # No pip: a new .venv.
-    shutil.rmtree(next(tree.venv.glob("[lL]ib/**/site-packages/pip")))
-    tree.pin("requirements-cpu.txt", "torch==2.13.0", "pebble==1.0")
+    # Stopped inside a package: a new .venv.
+    next(tree.venv.glob("[lL]ib/**/pebble-1.1.dist-info/RECORD")).unlink()
+    assert tree.run(UV_DEFAULT_INDEX="http://127.0.0.1:9/simple").returncode == 2
     again = tree.run()
-    assert again.returncode == 0 and "afresh, because it has no pip" in again.stdout
+    assert again.returncode == 0 and "did not reach its end" in again.stdout
     assert (tree.words("pebble"), marker.exists()) == ("first", False)
 
 
-def test_an_index_that_hangs_costs_a_few_seconds(monkeypatch):
-    import socket
-
-    monkeypatch.setattr(bootstrap, "INDEX_PATIENCE", 1)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        started = time.monotonic()
-        assert not bootstrap.answers(f"http://127.0.0.1:{silent.getsockname()[1]}/")
-        assert time.monotonic() - started < 4
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the usual torch is the small one")
+def test_an_index_that_hangs_costs_a_few_seconds(pip_tree, index):
+    index.cpu_flowing.clear()
+    done = pip_tree.run()
+    assert done.returncode == 0 and "CPU index does not deliver" in done.stdout
+    assert pip_tree.words("torch") == "the build with CUDA"
 
 
 # --- interruptions --------------------------------------------------------------------------------
@@ -256,14 +271,15 @@ def test_an_interrupted_set_up_is_made_again(tree, index):
     def start_and_wait_for_a_download():
         index.asked.clear()
         process = tree.start()
-        tree.wait_for(lambda: any(path.endswith(".whl") for path in index.asked))
+        tree.wait_for(lambda: any(
+            path.startswith("/simple") and path.endswith(".whl") for path in index.asked))
         return process
 
     # Killed: its pip works on for a while, and nobody else may touch .venv until it is gone.
     index.flowing.clear()
     process = start_and_wait_for_a_download()
     process.kill()
-    process.communicate()
+    process.wait()
     second = tree.run()
     assert second.returncode == 2 and is_one_sentence(second.stderr)
     assert "another set-up is at work" in second.stderr
@@ -278,7 +294,7 @@ def test_an_interrupted_set_up_is_made_again(tree, index):
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 130
-    assert err == "\nStopped. The same command starts the set-up again.\n"
+    assert err.endswith("\nStopped. The same command starts the set-up again.\n")
 
     index.flowing.set()
     repaired = tree.run()
@@ -330,31 +346,22 @@ def test_a_folder_that_cannot_be_written_is_named(tree):
     assert ".venv: Permission denied" in done.stderr
 
 
-def test_a_full_disk_is_refused_before_anything_is_installed():
-    with pytest.raises(bootstrap.Problem, match=r"about 3 GB of disk and 1\.2 GB are free"):
-        bootstrap.refuse_full_disk("cpu", 1.2e9)
-    with pytest.raises(bootstrap.Problem, match="about 16 GB"):
-        bootstrap.refuse_full_disk("gpu", 14e9)
-    bootstrap.refuse_full_disk("cpu", 4e9)
-
-
-def test_the_first_right_python_that_can_make_a_venv_is_chosen():
-    old, new = [[3, 9], "/old", True], [[3, 14], "/new", True]
-    right, bare = [[3, 12], "/right", True], [[3, 11], "/bare", False]
-    assert bootstrap.choose_python([old, right, bare]) == "/right"
-    assert bootstrap.choose_python([bare, new, right]) == "/right"
-    with pytest.raises(bootstrap.Problem, match=r"this is 3\.14, and PATH has none"):
-        bootstrap.choose_python([new, old])
-    with pytest.raises(bootstrap.Problem, match=r"/bare comes without .*python3\.11-venv"):
-        bootstrap.choose_python([old, bare])
-
-
-def test_the_python_of_a_venv_leads_to_the_one_below_it():
-    # Else a set-up started from the activated .venv would remove the Python it needs.
-    _, executable, _ = bootstrap.probe_python([sys.executable])
-    base = Path(getattr(sys, "_base_executable", sys.executable))
-    assert Path(executable).resolve() == base.resolve()
-    assert bootstrap.probe_python(["/no/such/python"]) is None
+def test_the_first_right_python_makes_the_venv(tmp_path, monkeypatch, capsys):
+    """This one if it is right; else one on PATH that starts, which a version manager's may not."""
+    monkeypatch.setattr(bootstrap.shutil, "which", lambda name: None)
+    base = getattr(sys, "_base_executable", sys.executable)
+    assert bootstrap.command_for_venv("-")[0] == base
+    wrong, shim, right = tmp_path / "wrong", tmp_path / "python3.12", tmp_path / "python3.13"
+    for path, words in ((wrong, "echo '[3, 9]'"), (shim, "exit 127"), (right, "echo '[3, 13]'")):
+        path.write_text(f"#!/bin/sh\n{words}\n")
+        path.chmod(0o755)
+    monkeypatch.setattr(bootstrap.sys, "_base_executable", str(wrong))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert bootstrap.command_for_venv("-")[0] == "python3.13"
+    right.unlink()
+    with pytest.raises(SystemExit):
+        bootstrap.command_for_venv("-")
+    assert "PATH has none of them" in capsys.readouterr().err
 
 
 def test_it_can_be_read_by_the_python_that_it_turns_away():
@@ -393,47 +400,31 @@ def test_the_stack_in_venv_stays_until_another_is_asked_for(monkeypatch):
     assert bootstrap.settle_stack("cpu", {"stack": "gpu"})[0] == "cpu"
 
 
-@pytest.mark.parametrize(
-    ("log", "reason"),
-    [
-        (
-            "ERROR: Could not install packages due to an OSError: [Errno 28] No space",
-            "disk is full",
-        ),
-        (
-            "WARNING: Retrying after connection broken by 'x'\n"
-            "ERROR: No matching distribution found for torch==2.13.0 (from versions: none)",
-            "could not be reached",
-        ),
-        ("ERROR: No matching distribution found for torch==2.13.0\n", "there is no torch==2.13.0"),
-        ("ERROR: Cannot install a and b\n", "pip says: Cannot install a and b"),
-        ("Killed\n", "nothing that names a cause"),
-    ],
-)
-def test_a_failed_pip_is_explained(log, reason):
-    sentence = str(bootstrap.explain_pip(log))
-    assert reason in sentence and is_one_sentence(sentence + "\n")
-
-
-def test_a_missing_browser_is_said(monkeypatch):
-    monkeypatch.setattr(bootstrap.shutil, "which", lambda name: None)
-    monkeypatch.setattr(bootstrap, "BROWSER_PATHS", ())
-    with pytest.raises(bootstrap.Problem, match="neither Chromium nor Google Chrome"):
-        bootstrap.see_to_browser()
+def test_a_missing_browser_is_said(tmp_path):
+    (tmp_path / "python").symlink_to(sys.executable)
+    done = subprocess.run([sys.executable, ROOT / "tests" / "chromium.py"], capture_output=True,
+                          text=True, env={"PATH": str(tmp_path)})
+    assert done.returncode == 1 and "neither Chromium nor Google Chrome" in done.stderr
 
 
 # --- the requirements files -----------------------------------------------------------------------
+
+
+def pins(name: str) -> dict[str, str]:
+    text = (ROOT / name).read_text()
+    found = re.findall(r"^([\w.-]+)(?:\[.*\])?==([^\s;#]+)", text, re.MULTILINE)
+    return {package.replace("_", "-").lower(): version for package, version in found}
 
 
 def test_every_requirement_is_one_exact_version():
     for name in ("requirements.txt", "requirements-cpu.txt", "requirements-test.txt"):
         lines = (ROOT / name).read_text().splitlines()
         wanted = [line for line in lines if line and not line.startswith("#")]
-        assert len(bootstrap.pins(name)) == len(wanted) > 0, name
+        assert len(pins(name)) == len(wanted) > 0, name
 
 
 def test_both_stacks_name_the_same_versions_but_for_torch():
-    cpu, gpu = bootstrap.pins("requirements-cpu.txt"), bootstrap.pins("requirements.txt")
+    cpu, gpu = pins("requirements-cpu.txt"), pins("requirements.txt")
     differing = {name for name in cpu if name in gpu and cpu[name] != gpu[name]}
     assert differing == {"torch"}
     assert set(cpu) <= set(gpu)
@@ -480,4 +471,4 @@ def test_make_setup_takes_a_fresh_copy_to_an_importable_stack(tmp_path):
     code = "import torch, trl, gradio; print(torch.__version__)"
     command = [str(tmp_path / ".venv" / IN_VENV), "-c", code]
     version = subprocess.check_output(command, text=True, timeout=300)
-    assert version.startswith(bootstrap.pins("requirements-cpu.txt")["torch"])
+    assert version.startswith(pins("requirements-cpu.txt")["torch"])

@@ -16,13 +16,14 @@ import gradio
 import httpx
 import pytest
 
-from lab.core.machine import Machine
+from lab.core.hardware.machine import Machine
 from lab.services import machine
 from lab.services.lab import Lab
+from lab.services.reach import Reach
 from lab.services.space import Space, serves_at
 from lab.services.workspace import PROJECT
 from lab.ui import access
-from lab.ui.build import SameSite
+from lab.ui.door import Door
 from tests.ports import free_port
 
 DEADLINE = 60  # seconds until the page is served, on a busy machine
@@ -36,8 +37,12 @@ OAUTH = {"OAUTH_CLIENT_ID": "id", "OAUTH_CLIENT_SECRET": "secret",
 OWN = ("GRPO_LAB_HOME", "GRPO_LAB_OPEN", "GRPO_LAB_DATA_VOLUME", "SPACES_ZERO_GPU", *OAUTH)
 REFUSAL = "Only ana, who owns this Space, may do that."
 GUARDED = ("start", "model-look-up", "try-ask", "upload", "read-columns", "preview", "stop",
-           "stop-now-yes", "resume", "compare-send", "runs-resume", "runs-delete-yes",
-           "runs-prepare", "ask-run-send", "offer-0")
+           "stop-now-yes", "resume", "pause-hold", "pause-release", "go-on", "compare-send",
+           "compare-retry", "vote-left", "vote-next", "lapse-start", "runs-resume",
+           "runs-delete-yes", "runs-prepare", "runs-push", "runs-export-cancel",
+           "runs-export-delete",
+           "ask-run-send", "offer-0", "verdict-ask", "own-check", "own-use", "own-upload",
+           "preflight-run", "runs-undo", "runs-save", "runs-archive", "runs-empty-yes")
 
 can_sign_in = pytest.mark.skipif(bool(access.missing_packages()),
                                  reason="needs gradio[oauth], which a Space installs")
@@ -106,7 +111,7 @@ def space(folder: Path, **more: str):
         while not said or "GRPO Lab is open at " not in said[-1]:
             said.append(process.stdout.readline())
             assert said[-1], f"app.py ended: {''.join(said)}"
-        assert said[-1].startswith(f"GRPO Lab is open at http://localhost:{port} ")
+        assert said[-1].startswith(f"GRPO Lab is open at https://{HOST} ")
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE, headers={
                 "Host": HOST, "X-Forwarded-Proto": "https"}) as client:
             yield client
@@ -197,7 +202,18 @@ def test_the_page_says_what_this_space_is(page):
 def test_the_buttons_are_off_for_a_visitor(page):
     who, *buttons = page.load("space-who")[-1]["output"]["data"]
     assert "You can look" in who
-    assert [button["interactive"] for button in buttons] == [False] * 6
+    assert [button["interactive"] for button in buttons] == [False] * 13
+
+
+def test_a_visitor_is_not_shown_a_file_that_the_page_names(page):
+    (shown,) = [d for d in page.config["dependencies"] for target, event in d["targets"]
+                if event == "change" and page.components[target]["props"].get("elem_id")
+                == "set-rewards-file"]
+    for file in ("/etc/passwd", __file__):
+        last = page._ask(shown, {"set-rewards-file": file})[-1]
+        assert last["success"] is True and all(
+            part.get("__type__") == "update" and "value" not in part
+            for part in last["output"]["data"])
 
 
 # other Spaces
@@ -211,6 +227,8 @@ def test_what_is_mounted_keeps_the_runs_and_an_open_space_lets_everybody_train(t
         assert (volume / "grpo-lab").is_dir() and not (tmp_path / "app" / "runs").exists()
         assert "gone after a restart" not in page.text_of("space-notes")
         assert "Everybody who can open this Space may train" in page.text_of("space-who")
+        last = page.call("own-use")[-1]  # who trains here is not who may run code here
+        assert last["success"] is False and "Reward code is off" in last["output"]["error"]
         last = page.call("start", **{"set-train-max_steps": 0})[-1]
         assert last["success"] is True  # let through, and told what is wrong with the form
         assert "Steps" in str(last["output"]["data"])
@@ -279,7 +297,7 @@ def test_a_space_serves_every_address_at_its_port():
 def test_its_names_are_its_own_and_a_domain_beside_it():
     told = Space.from_environment({**SPACE, "SPACE_HOST": f"lab.ana.org, {HOST}"})
     assert told.hosts == ("lab.ana.org", HOST)
-    site = SameSite(None, "0.0.0.0", space=told)
+    site = Door(None, Reach("0.0.0.0"), told)
     assert site.knows("lab.ana.org") and site.knows(HOST) and not site.knows("ana.org")
     assert site.trusts("https://lab.ana.org", HOST) and not site.trusts("https://ana.org", HOST)
 
@@ -349,7 +367,7 @@ def test_the_front_matter_names_the_gradio_that_is_pinned(front_matter):
 
 
 def test_a_gpu_space_is_not_told_that_it_trains_on_the_cpu(tmp_path, monkeypatch):
-    from lab.core.machine import Gpu
+    from lab.core.hardware.machine import Gpu
 
     with_gpu = Machine("Linux", "3.12", 8, 32.0, 30.0, 100.0,
                        (Gpu("NVIDIA L4", 24.0, 23.0, "580.1", 8.9),), {"torch": "2.11.0"})

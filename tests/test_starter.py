@@ -138,6 +138,7 @@ def test_sampled_answers_sometimes_reason_as_asked_and_are_then_right(model, tok
     assert accuracy(texts) < 0.45  # so that doubling it is possible
 
 
+@pytest.mark.slow
 def test_the_recipe_runs_and_writes_what_is_shipped(tmp_path):
     command = [sys.executable, str(FOLDER / "make.py"), "--out", str(tmp_path), "--steps", "2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)

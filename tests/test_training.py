@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -10,10 +11,15 @@ import time
 import psutil
 import pytest
 
+from lab.core.adapters import is_whole
+from lab.core.hardware.allocator import keep_freed_memory
 from lab.core.problems import BadData, BadSettings, RunError
 from lab.services.jobs import Jobs, supervise
 from lab.services.lab import Lab
-from lab.services.runs import Runs, worker_of
+from lab.services.processes import birth
+from lab.services.runs import Runs
+from lab.services.workers import is_worked_on, worker_of
+from lab.services.workspace import RunFolder
 
 LONG = {"train.max_steps": 5000, "train.save_steps": 3}
 
@@ -50,6 +56,7 @@ def test_a_finished_run_has_all_that_the_contract_names(finished):
     assert record["stack"]["value"] == "cpu"
     assert record["stack"]["why"].startswith("no CUDA device was found")
     assert record["effective"]["per_device_train_batch_size"] == 8
+    assert lab.runs.log(run_id).started.facts["learning"] == "packed"
     assert record["versions"]["trl"]
 
 
@@ -109,8 +116,9 @@ def test_stop_ends_after_the_step_saves_the_adapter_and_resume_goes_on(lab, quic
     assert lab.runs.log(folder.id).started.resumed_from == run.step
 
 
-def test_a_killed_worker_loses_nothing_that_was_logged(lab, quick):
+def test_a_killed_worker_loses_nothing_that_was_logged(lab, quick, anew):
     folder = start_long(lab, quick)
+    assert keep_freed_memory().items() <= worker_of(folder).environ().items()
     worker_of(folder).kill()
     before = steps_of(lab, folder.id)
     run = lab.jobs.wait(folder.id)
@@ -145,20 +153,40 @@ def test_a_worker_that_lives_is_told_by_its_start_time_not_by_its_number(lab, qu
     kept = folder.process.read_text()
     try:  # the number now belongs to somebody else: this very process
         folder.process.write_text(json.dumps({
-            "pid": psutil.Process().pid, "created": 1.0, "launched": 1.0}))
-        assert worker_of(folder) is None
+            "pid": psutil.Process().pid, "began": birth(1), "said": 0}))
+        assert worker_of(folder) is None and not is_worked_on(folder)
+        folder.process.write_text(json.dumps({
+            "pid": psutil.Process().pid, "began": birth(psutil.Process().pid), "said": 0}))
+        assert worker_of(folder).pid == psutil.Process().pid
     finally:
         folder.process.write_text(kept)
 
 
-def test_kl_is_drawn_where_beta_is_above_zero_and_accumulation_changes_nothing(lab, quick):
-    folder = lab.jobs.start(quick.with_values(
-        {"train.beta": 0.04, "train.answers_at_once": 3, "train.max_steps": 2}))
-    run = lab.jobs.wait(folder.id)
-    assert run.status == "finished", folder.log.read_text()
-    assert len(lab.runs.log(folder.id).metrics["kl"]) == 2
+def test_beta_follows_the_kl_target_and_a_resumed_run_goes_on_with_it(lab, quick):
+    """And accumulation changes nothing of it: a step has four passes."""
+    settings = quick.with_values({
+        "train.beta": 0.04, "train.kl_target": 0.002, "train.answers_at_once": 3,
+        "train.lr_scheduler_type": "constant", "train.max_steps": 4, "train.save_steps": 2})
+    run = lab.jobs.wait(lab.jobs.start(settings).id)
+    assert run.status == "finished", run.folder.log.read_text()
     assert run.record["effective"]["per_device_train_batch_size"] == 2
     assert run.record["effective"]["gradient_accumulation_steps"] == 4
+    mapping = run.record["mapping"]
+    lab.jobs.resume(run.id, 6)
+    assert lab.jobs.wait(run.id).status == "finished"
+    assert mapping and lab.runs.get(run.id).record["mapping"] == mapping
+    told = lab.runs.log(run.id).metrics
+    kl, betas = list(told["kl"]), list(told["kl/beta"])
+    assert len(kl) == len(betas) == 6 and set(told["kl/target"]) == {0.002}
+    assert betas[0] == pytest.approx(0.04 * 0.98)  # nothing is learnt yet: KL is 0
+    assert max(kl) > 0.002 and max(betas) > min(betas)  # it went to both sides
+    for distance, before, after in zip(kl[1:], betas[:-1], betas[1:], strict=True):
+        assert after == pytest.approx(next_beta(before, distance, 0.002), rel=1e-3)
+
+
+def next_beta(beta: float, kl: float, target: float) -> float:
+    """Ziegler et al. 2019, section 2.2."""
+    return beta * (1 + 0.1 * max(-0.2, min(0.2, (kl - target) / target)))
 
 
 @pytest.fixture
@@ -174,12 +202,62 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
+@pytest.mark.parametrize(("changes", "saved"), [
+    ({"train.num_iterations": 2, "train.save_steps": 3}, [4, 6, 8]),
+    ({"train.logging_steps": 3, "train.save_steps": 2}, [2, 4, 6, 8]),
+])
+def test_a_run_that_is_resumed_ends_as_the_unbroken_one(lab, quick, changes, saved):
+    folder = lab.jobs.start(quick.with_values(
+        changes | {"train.max_steps": 8, "train.save_total_limit": 9}))
+    assert lab.jobs.wait(folder.id).status == "finished", folder.log.read_text()
+    assert folder.checkpoints() == saved
+    whole = (folder.adapter / "adapter_model.safetensors").read_bytes()
+    for step in saved[1:]:
+        shutil.rmtree(folder.checkpoint(step))
+    shutil.rmtree(folder.adapter)
+    renamed = RunFolder(folder.path.with_name("renamed"))  # as a person may
+    folder.path.rename(renamed.path)
+    lab.jobs.resume("renamed")
+    assert lab.jobs.wait("renamed").status == "finished", renamed.log.read_text()
+    assert lab.runs.log("renamed").started.resumed_from == saved[0]
+    assert (renamed.adapter / "adapter_model.safetensors").read_bytes() == whole
+    assert renamed.newest().step == 8
+
+
+def killed_in_its_last_save(lab, settings, moments) -> RunFolder:
+    """A run whose worker was killed as soon as one of these was there, before its adapter was."""
+    for _ in range(5):  # a busy machine may let us look too late
+        folder = lab.jobs.start(settings)
+        worker, places = worker_of(folder), [folder.path / "checkpoints" / one for one in moments]
+        while worker.is_running() and not any(one.exists() for one in places):
+            pass  # no pause: the moment is a short one
+        worker.kill()
+        run = lab.jobs.wait(folder.id)
+        if not folder.adapter.exists():
+            assert run.status == "failed", folder.log.read_text()
+            return folder
+    raise AssertionError("its adapter was there each time")
+
+
+@pytest.mark.parametrize("moments", [["checkpoint-6", "step-6"], ["step-6"]])
+def test_a_run_that_is_killed_in_its_last_save_is_resumed_to_its_end(lab, quick, moments):
+    folder = killed_in_its_last_save(lab, quick, moments)
+    assert lab.runs.get(folder.id).can_go_on
+    lab.jobs.resume(folder.id)
+    assert lab.jobs.wait(folder.id).status == "finished", folder.log.read_text()
+    assert folder.newest().step == 6 and is_whole(folder.adapter)
+    assert steps_of(lab, folder.id) == [1, 2, 3, 4, 5, 6]
+    with pytest.raises(RunError, match="ask for more steps"):
+        lab.jobs.resume(folder.id)
+    assert not (folder.adapter / "optimizer.pt").exists()
+
+
 def test_a_disk_that_fills_up_ends_the_run_with_the_reason_and_it_can_be_resumed(
         small_disk, quick):
     lab = Lab.at(small_disk / "runs")
     folder = start_long(lab, quick)
     filler = small_disk / "filler"
-    with filler.open("wb") as f, contextlib.suppress(OSError):
+    with filler.open("wb", buffering=0) as f, contextlib.suppress(OSError):
         while True:
             f.write(b"x" * 65536)
     run = lab.jobs.wait(folder.id)
@@ -193,6 +271,8 @@ def test_a_disk_that_fills_up_ends_the_run_with_the_reason_and_it_can_be_resumed
 
 @pytest.mark.parametrize("changes", [
     {"train.loss_type": "dr_grpo", "train.scale_rewards": "none"},
+    {"train.loss_type": "cispo", "train.epsilon_high": 5.0, "train.num_iterations": 2},
+    {"train.loss_type": "sapo", "train.sapo_temperature_neg": 2.0, "train.num_iterations": 2},
     {"train.num_iterations": 2, "train.importance_sampling_level": "sequence",
      "train.scale_rewards": "batch", "train.mask_truncated_completions": True,
      "train.top_p": 0.9, "train.epsilon_high": 0.28, "lora.gradient_checkpointing": "on",
@@ -202,6 +282,8 @@ def test_the_other_choices_train_too(lab, quick, changes):
     folder = lab.jobs.start(quick.with_values({**changes, "train.max_steps": 2}))
     run = lab.jobs.wait(folder.id)
     assert run.status == "finished", folder.log.read_text()
+    assert lab.runs.log(folder.id).started.facts["learning"] == "packed"
+    assert any(lab.runs.log(folder.id).metrics["grad_norm"])
 
 
 def test_prompts_that_are_too_long_are_counted_and_shown(lab, quick):
@@ -224,7 +306,7 @@ def test_a_run_without_a_prompt_that_fits_says_so(lab, quick):
 
 @pytest.mark.parametrize("changes, error, words", [
     ({"model.name": "no-such-model"}, BadSettings, "neither a folder here nor a Hub id"),
-    ({"model.name": "/no/such/folder"}, BadSettings, "no config.json"),
+    ({"model.name": "/no/such/folder"}, BadSettings, "no such folder"),
     ({"model.max_seq_length": 4096}, BadSettings, "more than the model allows"),
     ({"data.source": "file", "data.path": "/no/such/file.csv"}, BadData, "/no/such/file.csv"),
 ])
@@ -276,4 +358,5 @@ def test_a_last_word_for_a_run_that_is_being_deleted_leaves_nothing_behind(lab, 
     writing.start()
     lab.jobs.delete(folder.id)
     writing.join()
+    lab.trash.empty()
     assert list(lab.workspace.root.iterdir()) == []

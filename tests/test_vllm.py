@@ -19,18 +19,20 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from lab.backends import plain
-from lab.core import engines, events
+from lab.backends import plain, wording
+from lab.core import events
 from lab.core.catalog import RECIPES
-from lab.core.machine import Choice
+from lab.core.hardware import engines
+from lab.core.hardware.machine import Choice
 from lab.core.problems import BadModel
 from lab.core.prompts import messages
 from lab.core.settings import TRL_VLLM
 from lab.core.task import problems
 from lab.services.chat import Side
+from lab.services.environment import worker_environment
 from lab.services.evaluate import evaluate
-from lab.services.jobs import worker_environment
 from lab.services.lab import Lab
+from lab.services.preflight import preflight
 from lab.services.processes import family
 from lab.services.workspace import STARTER_FOLDER
 from tests.bench import shapes
@@ -111,6 +113,15 @@ def test_a_stopped_run_resumes_with_vllm(lab, stopped):
     assert (run.status, run.step) == ("finished", last + 2), stopped.log.read_text()[-4000:]
 
 
+def test_a_preflight_answers_through_vllm(lab):
+    result = preflight(lab, SETTINGS, 4)
+    assert (result["prompts"], result["answers"], result["engine"]) == (4, 64, TRL_VLLM)
+    assert 0.2 < result["distinct"] <= 1  # each answer has a seed of its own
+    assert sum(row["signal_share"] for row in result["rewards"].values()) == pytest.approx(1)
+    parts = result["step_parts"]
+    assert parts["update"] == pytest.approx(0.73 * parts["generation"])  # a documented share
+
+
 @pytest.mark.skipif(ON_GPU and len(FACTS.gpus) < 2, reason="one GPU")
 def test_of_two_processes_each_has_a_vllm_of_its_own(lab):
     folder = lab.jobs.start(SETTINGS.with_values({
@@ -128,7 +139,7 @@ from types import SimpleNamespace
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 from vllm import LLM, SamplingParams
-from lab.backends.engine_vllm import VllmEngine, as_started
+from lab.backends.engines.trl_vllm import VllmEngine, as_started
 
 if __name__ == "__main__":
     path, ids = sys.argv[1], list(range(5, 305))  # longer than a block of the prefix cache
@@ -219,8 +230,9 @@ def taught(asked: list[list[dict]], sayings: tuple[str, ...], out: Path
            ) -> tuple[list[str], list[str]]:
     """Adapters out/0, out/1, ... for the starter, each of which says one of these whatever it is
     asked. Returns what the base answers to each question, and each adapter to all of them."""
-    tokenizer = plain.load_tokenizer(str(STARTER_FOLDER))
-    prompts = [plain.to_tokens(tokenizer, plain.render(tokenizer, question)) for question in asked]
+    tokenizer = wording.load_tokenizer(str(STARTER_FOLDER))
+    prompts = [wording.to_tokens(tokenizer, wording.render(tokenizer, question))
+               for question in asked]
 
     def answer(model, prompt: list[int]) -> str:
         ids = torch.tensor([prompt])
@@ -234,7 +246,7 @@ def taught(asked: list[list[dict]], sayings: tuple[str, ...], out: Path
         torch.manual_seed(place)
         model = get_peft_model(plain.load_model(str(STARTER_FOLDER)), LoraConfig(
             r=8, target_modules=["q_proj", "v_proj", "up_proj", "down_proj"]))
-        end = plain.to_tokens(tokenizer, saying) + [model.generation_config.eos_token_id]
+        end = wording.to_tokens(tokenizer, saying) + [model.generation_config.eos_token_id]
         optimiser = torch.optim.AdamW([w for w in model.parameters() if w.requires_grad], lr=2e-3)
         for _ in range(30):
             for prompt in prompts:

@@ -4,8 +4,8 @@ import json
 import time
 from pathlib import Path
 
-from lab.backends import plain
-from lab.backends.engine import Engine
+from lab.backends import wording
+from lab.backends.engines.base import Engine
 from lab.backends.generate import Drawing
 from lab.core import events
 from lab.core.problems import explain
@@ -39,7 +39,7 @@ class Asking:
 
     def answer(self, step: int, name: str, request: dict) -> events.Answered:
         engine, tokenizer = self.engine, self.engine.tokenizer
-        prompt = plain.to_tokens(tokenizer, plain.render(
+        prompt = wording.to_tokens(tokenizer, wording.render(
             tokenizer, messages(request["question"], self.settings.data.system_prompt)))
         room = min(self.settings.sampling.max_tokens,
                    self.settings.model.max_seq_length - len(prompt))
@@ -49,7 +49,7 @@ class Asking:
         answers = []
         for tuned in (False, True):
             ids = engine.draw([prompt], drawing, tuned=tuned)[0]
-            answers.append({"text": tokenizer.decode(ids, skip_special_tokens=True),
+            answers.append({"text": wording.to_text(tokenizer, ids),
                             "tokens": len(ids), "cut": ids[-1] not in engine.stops})
         return events.Answered(step, name, request["question"], answers[0], answers[1],
                                round(time.perf_counter() - begun, 2))

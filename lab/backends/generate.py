@@ -6,14 +6,16 @@ leave the batch, and the weights may be those of a merged copy (see `MergedCopy`
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from peft.tuners.lora import LoraLayer
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 KEEP = 0.75  # when fewer of a batch's rows are still going, the rest is dropped from it
+ROOM = 64  # tokens that the cache has room for ahead of those that it holds
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ def decode(model, prompts: Sequence[Sequence[int]], drawing: Drawing, stops: Seq
     device = next(model.parameters()).device
     ids, mask = ids.to(device), mask.to(device)
     cache = DynamicCache(config=model.config)
+    cache.layers = [RoomyLayer() if type(layer) is DynamicLayer else layer
+                    for layer in cache.layers]
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     logits = model(input_ids=ids, attention_mask=mask, position_ids=positions,
                    past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
@@ -92,17 +96,63 @@ def draw(logits: torch.Tensor, drawing: Drawing, generator: torch.Generator) -> 
 
 
 def complete(model, prompts: Sequence[Sequence[int]], drawing: Drawing, stops: Sequence[int],
-             copies: int = 1) -> list[list[int]]:
-    """Whole answers, `copies` for each prompt in a block; the stop token is kept."""
+             copies: int = 1, told: Callable[[int], None] = lambda done: None) -> list[list[int]]:
+    """Whole answers, `copies` for each prompt in a block; the stop token is kept. `told` hears
+    after each token how many have ended."""
     answers: list[list[int]] = [[] for _ in range(len(prompts) * copies)]
     for step in decode(model, prompts, drawing, stops, copies):
+        told(len(answers) - len(step))
         for row, token in step:
             answers[row].append(token)
     return answers
 
 
+class RoomyLayer(DynamicLayer):
+    """One layer's keys and values, (B, heads, tokens, size), with room for more behind them.
+
+    transformers' own copies all of them into a larger place for each new token, which takes most of
+    the time that a small model needs for it.
+    """
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        super().lazy_initialization(key_states, value_states)
+        self._places = [states[:, :, :0] for states in (key_states, value_states)]
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args,
+               **kwargs) -> tuple[torch.Tensor, torch.Tensor]:
+        held = self.get_seq_length()
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        end = held + key_states.shape[2]
+        for at, states in enumerate((key_states, value_states)):
+            place = self._places[at]
+            if place.shape[2] < end:
+                batch, heads, _, size = states.shape
+                wider = states.new_empty(batch, heads, end + ROOM, size)
+                wider[:, :, :held] = place[:, :, :held]
+                self._places[at] = place = wider
+            place[:, :, held:end] = states
+        self._show(end)
+        return self.keys, self.values
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self._move(lambda place: place.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        self._move(lambda place: place[indices])
+
+    def _move(self, change) -> None:
+        held = self.get_seq_length()
+        self._places = [change(place) for place in self._places]
+        self._show(held)
+
+    def _show(self, end: int) -> None:
+        self.keys, self.values = (place[:, :, :end] for place in self._places)
+
+
 class MergedCopy:
-    """A plain copy of a LoRA model, whose weights are the base plus the adapter.
+    """A plain copy of a LoRA model, whose weights are the base plus the adapter. What has no
+    adapter, such as the embeddings, it shares with the model.
 
     Answers come faster from it than through peft's layers, and since every refresh starts from
     the untouched base, nothing drifts as it does when merging and unmerging in place.
@@ -111,10 +161,13 @@ class MergedCopy:
     def __init__(self, peft_model) -> None:
         self._layers = [(name, layer) for name, layer in
                         peft_model.get_base_model().named_modules() if isinstance(layer, LoraLayer)]
-        wrapped = {name: layer for name, layer in self._layers}
-        memo = {id(layer): copy.deepcopy(layer.get_base_layer()) for layer in wrapped.values()}
-        self.model = copy.deepcopy(peft_model.get_base_model(), memo).eval()
-        self.model.requires_grad_(False)
+        base = peft_model.get_base_model()
+        memo = {id(layer): copy.deepcopy(layer.get_base_layer()) for _, layer in self._layers}
+        within = {id(weight) for _, layer in self._layers for weight in layer.parameters()}
+        memo |= {id(weight): weight for weight in base.parameters() if id(weight) not in within}
+        self.model = copy.deepcopy(base, memo).eval()
+        for _, layer in self._layers:
+            memo[id(layer)].requires_grad_(False)
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -124,6 +177,8 @@ class MergedCopy:
             weight = layer.get_base_layer().weight
             for adapter in layer.active_adapters:
                 low, high = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+                if getattr(layer, "fan_in_fan_out", False):  # GPT-2's, the other way round
+                    low, high = high.T, low.T
                 if low.dtype is weight.dtype:
                     torch.addmm(weight, high, low, alpha=layer.scaling[adapter],
                                 out=target.weight.data)

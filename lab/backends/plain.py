@@ -1,4 +1,4 @@
-"""Loads models and adapters with transformers and peft, and turns conversations into tokens."""
+"""Loads models and adapters with transformers and peft."""
 
 import functools
 import os
@@ -6,31 +6,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from peft import PeftModel
+from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.pytorch_utils import Conv1D
 
 from lab.backends import gpu
-from lab.core.problems import BadModel
+from lab.core.models.modules import ALL_LINEAR
+from lab.core.problems import BadModel, reading_files_of_a_model
+from lab.core.weights import check_sound
 
 
-def load_tokenizer(model: str):
-    """The tokenizer of a model folder or Hub id, with a pad token and a chat template.
+def take_threads(request: dict) -> None:
+    """Answer with the CPU threads that were set (`threads`, 0: as many as PyTorch takes by itself),
+    or with half of them `beside_training`."""
+    whole = request.get("threads") or _threads_of_its_own()
+    torch.set_num_threads(max(1, whole // 2) if request.get("beside_training") else whole)
 
-    Raises BadModel where there is no template: without one, a conversation has no text.
-    """
-    return prepare(AutoTokenizer.from_pretrained(model), model)
 
-
-def prepare(tokenizer, model: str):
-    """The same for a tokenizer that something else has loaded."""
-    if not tokenizer.chat_template:
-        raise BadModel("This model has no chat template.",
-                       f"The tokenizer of {model} does not say how a conversation is written.",
-                       "Choose an instruct or chat variant of it.")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+@functools.cache
+def _threads_of_its_own() -> int:
+    return torch.get_num_threads()
 
 
 def load_model(model: str, on_gpu: bool = False, in_4bit: bool = False):
@@ -46,17 +42,34 @@ def load_model(model: str, on_gpu: bool = False, in_4bit: bool = False):
                 bnb_4bit_compute_dtype=gpu.dtype())
         elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
             placed.pop("device_map")  # accelerate places, or cuts up, each process's copy
-    loaded = AutoModelForCausalLM.from_pretrained(model, **placed)
+    with reading_files_of_a_model("model"):
+        loaded = AutoModelForCausalLM.from_pretrained(model, trust_remote_code=False, **placed)
     loaded.config.use_cache = True
     return loaded.eval()
 
 
+def targets(chosen: Sequence[str]) -> str | list[str]:
+    """Target modules as peft takes them."""
+    return ALL_LINEAR if ALL_LINEAR in chosen else list(chosen)
+
+
+def named_targets(model, chosen: Sequence[str]) -> list[str]:
+    """The same by name, for what does not know `all-linear`: every linear layer but the output."""
+    if ALL_LINEAR not in chosen:
+        return list(chosen)
+    output = model.get_output_embeddings()
+    return sorted({name.rpartition(".")[2] for name, layer in model.named_modules()
+                   if isinstance(layer, torch.nn.Linear | Conv1D) and layer is not output})
+
+
 def weights_of_adapter(folder: Path) -> Path:
-    """The file with an adapter's weights. Raises BadModel where there is none."""
+    """The file with an adapter's weights. Raises BadModel where there is none, or a damaged one.
+    """
     weights = folder / "adapter_model.safetensors"
     if not weights.is_file():
         raise BadModel(f"There is no adapter in {folder}.", f"{weights.name} is missing.",
                        "Choose a checkpoint that exists, or wait for the first one.")
+    check_sound(folder)
     return weights
 
 
@@ -100,9 +113,11 @@ def misfit(why: str) -> BadModel:
 def layers_of(model: str) -> dict[str, tuple[int, int]]:
     """{name: (outputs, inputs)} of a model's linear layers, from its configuration alone."""
     with torch.device("meta"):
-        made = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model))
-    return {name: (layer.out_features, layer.in_features)
-            for name, layer in made.named_modules() if isinstance(layer, torch.nn.Linear)}
+        made = AutoModelForCausalLM.from_config(
+            AutoConfig.from_pretrained(model, trust_remote_code=False))
+    return {name: (layer.nf, layer.nx) if isinstance(layer, Conv1D) else
+            (layer.out_features, layer.in_features)
+            for name, layer in made.named_modules() if isinstance(layer, torch.nn.Linear | Conv1D)}
 
 
 def load_adapter(base, folder: Path, name: str):
@@ -119,22 +134,17 @@ def load_adapter(base, folder: Path, name: str):
     return loaded.eval()
 
 
-def stop_tokens(model, tokenizer) -> list[int]:
-    """Every token that ends an answer: the model's own, and the tokenizer's."""
-    ends = model.generation_config.eos_token_id
-    ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-    return list(dict.fromkeys([*ends, tokenizer.eos_token_id]))
-
-
-def render(tokenizer, conversation: Sequence[dict]) -> str:
-    """The exact text that the model sees before its answer."""
-    return tokenizer.apply_chat_template(list(conversation), tokenize=False,
-                                         add_generation_prompt=True)
-
-
-def to_tokens(tokenizer, text: str) -> list[int]:
-    """Tokens of a rendered prompt; the template has written its special tokens already."""
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+def begin_with(model: PeftModel, folder: Path) -> None:
+    """Give a model's new adapter the weights of another. Raises BadModel where not all of them
+    find their place, or some place is left as it was."""
+    weights_of_adapter(folder)
+    try:
+        done = set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
+    except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
+        raise misfit(_first_line(error)) from error
+    left = [*done.unexpected_keys, *(key for key in done.missing_keys if ".lora_" in key)]
+    if left:
+        raise misfit(f"{left[0]} has no counterpart.")
 
 
 def _first_line(error: BaseException) -> str:

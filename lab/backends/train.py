@@ -1,7 +1,9 @@
 """Trains: settings and an engine -> TRL's GRPOTrainer, and what it does -> events."""
 
+import os
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +12,32 @@ from datasets import Dataset
 from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from lab.backends import gpu, phases, plain
+from lab.backends import gpu, phases, plain, trackers, wording
+from lab.backends.adaptive_kl import AdaptiveKl
 from lab.backends.asking import Asking
-from lab.backends.engine import Engine
+from lab.backends.engines.base import Engine
+from lab.backends.evaluating import Evaluating
 from lab.backends.reporter import Reporter, together
 from lab.backends.scoreboard import Scoreboard
+from lab.backends.soundness import Soundness
 from lab.core import events
-from lab.core.engines import TITLES
+from lab.core.adapters import BEGIN, put_in_place
+from lab.core.doing import Doing
+from lab.core.hardware.engines import TITLES
 from lab.core.problems import BadData, WorkFailed
-from lab.core.prompts import messages
+from lab.core.prompts import prompt_of
 from lab.core.settings import Hardware, Settings
+from lab.core.trl_arguments import arguments
 
 
 def train(engine: Engine, settings: Settings, rows: list[dict], folder: Path, say,
-          resume_from: int = 0, wants_stop=lambda: False) -> events.Event:
-    """Run GRPO to its end or until `wants_stop()`; returns the last event, not yet said.
+          resume_from: int = 0, wants_stop=lambda: False, wants_pause=lambda: False,
+          held_out: Sequence[dict] = ()) -> events.Event:
+    """Run GRPO to its end or until `wants_stop()`, and wait between two steps as long as
+    `wants_pause()`; returns the last event, not yet said.
 
     `folder` is the run's; checkpoints/step-N and adapter/ are written in it. `say` takes events.
+    `held_out` are the rows kept aside, for evaluations on the way.
     """
     begun = time.monotonic()
     if settings.hardware.threads:
@@ -41,12 +52,14 @@ def train(engine: Engine, settings: Settings, rows: list[dict], folder: Path, sa
             5, lambda saved: None,
             lambda saved, place: saved if place.startswith("cpu:") else None)
     gauge = gpu.Gauge(on_gpu)
+    engine.doing = Doing(folder if int(os.environ.get("RANK", "0")) == 0 else None)
     say(events.Phase(f"Loading the model ({TITLES[engine.plan.engine]})"))
     with phases.of_vllm(say):
         engine.load()
     tokenizer = engine.tokenizer
     say(events.Phase("Preparing the prompts"))
     rows, too_long = fitting(rows, tokenizer, settings)
+    held_out, _ = fitting(held_out, tokenizer, settings)
     if too_long:
         say(events.Notice("warning", f"{too_long} of {too_long + len(rows)} questions have prompts "
                           f"of more than {settings.train.max_prompt_length} tokens and are left "
@@ -61,17 +74,29 @@ def train(engine: Engine, settings: Settings, rows: list[dict], folder: Path, sa
     torch.manual_seed(settings.lora.random_state)
     asked = arguments(settings, folder) | engine.arguments()
     prompts = Dataset.from_list(
-        [{**row, "prompt": messages(row["question"], settings.data.system_prompt)}
+        [{**row, "prompt": prompt_of(row, settings.data.system_prompt)}
          for row in rows])
     with phases.of_vllm(say):
         trainer = GRPOTrainer(
             args=GRPOConfig(**asked), processing_class=tokenizer, reward_funcs=score.functions,
             train_dataset=prompts, **engine.trainer_arguments(score))
     trainer.remove_callback(PrinterCallback)
+    trackers.guard(trainer, settings.train.report_to, say)
     came_together(trainer.accelerator, settings.hardware, on_gpu)
+    if not resume_from and (folder / BEGIN).is_dir():
+        plain.begin_with(trainer.model, folder / BEGIN)  # before a copy is made that answers
     engine.bind(trainer)
-    trainer.add_callback(Reporter(settings, folder, say, score, gauge, wants_stop,
-                                  Asking(folder, engine, settings, say)))
+    for note in engine.notes:
+        say(events.Notice("info", note))
+    score.bind(trainer)
+    Soundness(folder, settings.train.learning_rate).bind(trainer)  # before what saves and says
+    if settings.train.kl_target:
+        AdaptiveKl(settings.train.kl_target).bind(trainer)
+    score.scored = lambda: engine.doing("learning")
+    evaluating = Evaluating(folder, engine, settings, held_out, say, resume_from, wants_stop)
+    reporter = Reporter(settings, folder, say, score, gauge, wants_stop, wants_pause,
+                        Asking(folder, engine, settings, say), evaluating, engine.doing)
+    trainer.add_callback(reporter)
     trainer.model.peft_config["default"].base_model_name_or_path = settings.model.name
     trainable, total = trainer.model.get_nb_trainable_parameters()
     if changed := changes(asked, trainer.args):
@@ -86,12 +111,13 @@ def train(engine: Engine, settings: Settings, rows: list[dict], folder: Path, sa
            if on_gpu else {})}))
     checkpoint = str(folder / "checkpoints" / f"step-{resume_from}") if resume_from else None
     trainer.train(resume_from_checkpoint=checkpoint)
+    engine.doing.end()
     save_adapter(trainer, folder / "adapter")
     gauge.take()
     step = trainer.state.global_step
     if step < settings.train.max_steps:
-        return events.Stopped(step)
-    return events.Finished(step, round(time.monotonic() - begun, 1), {
+        return events.Stopped(step, evaluating.reason)
+    return events.Finished(step, round(time.monotonic() - begun - reporter.held, 1), {
         "gpu_peak_gb": round(gauge.highest, 2)} if on_gpu else {})
 
 
@@ -113,44 +139,13 @@ def came_together(accelerator, hardware: Hardware, on_gpu: bool) -> None:
                          f"as {cut}.", "Set 'Over several GPUs' to ddp, or see to accelerate.")
 
 
-def fitting(rows: list[dict], tokenizer, settings: Settings) -> tuple[list[dict], int]:
+def fitting(rows: Sequence[dict], tokenizer, settings: Settings) -> tuple[list[dict], int]:
     """(rows whose prompt fits, how many do not)."""
     kept = [row for row in rows
-            if len(plain.to_tokens(tokenizer, plain.render(
-                tokenizer, messages(row["question"], settings.data.system_prompt))))
+            if len(wording.to_tokens(tokenizer, wording.render(
+                tokenizer, prompt_of(row, settings.data.system_prompt))))
             <= settings.train.max_prompt_length]
     return kept, len(rows) - len(kept)
-
-
-def arguments(settings: Settings, folder: Path) -> dict[str, Any]:
-    """GRPOConfig's values, every one that matters explicit, so that no engine's default differs.
-
-    Where it runs comes from `Engine.arguments`.
-    """
-    t = settings.train
-    processes = settings.hardware.processes()
-    return dict(
-        output_dir=str(folder / "checkpoints"), max_steps=t.max_steps, seed=t.seed,
-        per_device_train_batch_size=t.per_device_train_batch_size(processes),
-        gradient_accumulation_steps=t.gradient_accumulation_steps(processes),
-        num_generations=t.num_generations, max_completion_length=t.max_completion_length,
-        temperature=t.temperature, top_p=t.top_p, top_k=0, repetition_penalty=1.0,
-        learning_rate=t.learning_rate, adam_beta1=t.adam_beta1, adam_beta2=t.adam_beta2,
-        weight_decay=t.weight_decay, warmup_steps=round(t.warmup_ratio * t.max_steps),
-        lr_scheduler_type=t.lr_scheduler_type, optim=t.optim, max_grad_norm=t.max_grad_norm,
-        beta=t.beta, loss_type=t.loss_type, scale_rewards=t.scale_rewards, epsilon=t.epsilon,
-        epsilon_high=t.epsilon_high, num_iterations=t.num_iterations,
-        importance_sampling_level=t.importance_sampling_level,
-        mask_truncated_completions=t.mask_truncated_completions,
-        reward_weights=[c.weight for c in settings.rewards.chosen],
-        multi_objective_aggregation="sum_then_normalize", shuffle_dataset=True,
-        dataloader_num_workers=0,
-        gradient_checkpointing=settings.lora.gradient_checkpointing != "off",
-        gradient_checkpointing_kwargs={"use_reentrant": False},
-        save_strategy="steps", save_steps=t.save_steps, logging_strategy="steps",
-        logging_steps=min(t.logging_steps, t.max_steps), disable_tqdm=True,
-        report_to=[] if t.report_to == "none" else [t.report_to],
-        log_completions=False, remove_unused_columns=False)
 
 
 def changes(asked: dict[str, Any], args: GRPOConfig) -> dict[str, list]:
@@ -165,7 +160,7 @@ def changes(asked: dict[str, Any], args: GRPOConfig) -> dict[str, list]:
 
 
 def save_adapter(trainer: GRPOTrainer, target: Path) -> None:
-    """Write the adapter beside its place, then move it there: never half an adapter."""
+    """Write the adapter and its step beside its place, then move it there: never half of it."""
     draft = target.with_name(".adapter")
     if trainer.is_world_process_zero():
         shutil.rmtree(draft, ignore_errors=True)
@@ -175,5 +170,4 @@ def save_adapter(trainer: GRPOTrainer, target: Path) -> None:
     if trainer.is_world_process_zero():
         for extra in ("training_args.bin",):  # pickled; loading an adapter needs none
             (draft / extra).unlink(missing_ok=True)
-        shutil.rmtree(target, ignore_errors=True)
-        draft.rename(target)
+        put_in_place(draft, target, trainer.state.global_step)

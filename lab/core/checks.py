@@ -1,6 +1,10 @@
 """What cannot work, found before the start: settings and the machine's facts -> problems."""
 
-from lab.core.engines import (
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from lab.core.hardware.engines import (
     MOST_COMPILED,
     TITLES,
     choose_engines,
@@ -9,16 +13,26 @@ from lab.core.engines import (
     compiled_chunks,
     plan_of,
 )
-from lab.core.machine import Machine
+from lab.core.hardware.machine import Machine
+from lab.core.insight import losses
 from lab.core.problems import Problem
-from lab.core.rewards.registry import REWARDS
+from lab.core.rewards import gym, permission
+from lab.core.rewards.checks import (
+    overlong_can_be_reached,
+    rewards_have_a_goal,
+    rewards_have_their_packages,
+)
+from lab.core.rewards.registry import GOAL, known_with
 from lab.core.settings import (
     ALL,
+    MADE,
+    REASONING_GYM,
     STARTER,
     TRL,
     TRL_VLLM,
     UNSLOTH,
     Settings,
+    listed,
     problem_of,
     setting_named,
 )
@@ -32,6 +46,18 @@ def problems_of(settings: Settings, machine: Machine) -> list[Problem]:
     """Everything that speaks against starting, errors first. Run on every change of the form."""
     found = [p for check in CHECKS for p in check(settings, machine)]
     return sorted(found, key=lambda p: p.level != "error")
+
+
+def in_short(found: Sequence[Problem]) -> list[Problem]:
+    """The same problems for one look: what lacks a GPU is one problem, not one for each setting."""
+    lacking = [p for p in found if p.kind == "no_gpu"]
+    if len(lacking) < 2:
+        return list(found)
+    asking = [p.what.removesuffix(" needs a GPU.") for p in lacking]
+    one = Problem("This run needs a GPU.", f"{lacking[0].why} Asked for by: "
+                  f"{', '.join(asking)}.", "Take a recipe that runs here, or change these "
+                  "settings.", kind="no_gpu")
+    return [one, *(p for p in found if p.kind != "no_gpu")]
 
 
 def errors_of(settings: Settings, machine: Machine) -> list[Problem]:
@@ -77,7 +103,7 @@ def gpu_settings_have_a_gpu(settings: Settings, machine: Machine) -> list[Proble
          "'adamw_torch'"),
     ]
     return [Problem(f"{name} needs a GPU.", f"The stack is 'cpu', because {stack.why}.",
-                    f"Set '{setting_named(key).knob.label}' to {value}.", field=key)
+                    f"Set '{setting_named(key).knob.label}' to {value}.", field=key, kind="no_gpu")
             for is_on, name, key, value in wanted if is_on]
 
 
@@ -89,7 +115,8 @@ def engine_is_possible(settings: Settings, machine: Machine) -> list[Problem]:
         if wanted == "auto":
             return []
         return [Problem(f"{TITLES[wanted]} needs a GPU.", f"The stack is 'cpu', because "
-                        f"{ladder.first.why}.", "Set 'Engine' to auto.", field="hardware.engine")]
+                        f"{ladder.first.why}.", "Set 'Engine' to auto.", field="hardware.engine",
+                        kind="no_gpu")]
     reasons = {choice.value: choice.why for choice in ladder.skipped}
     if wanted in reasons:
         return [Problem(f"{TITLES[wanted]} cannot be used.", f"{reasons[wanted]}.",
@@ -201,13 +228,53 @@ def server_is_named(settings: Settings, machine: Machine) -> list[Problem]:
 
 
 def rewards_have_their_columns(settings: Settings, machine: Machine) -> list[Problem]:
-    if settings.data.answer_column or settings.data.source in ("word-problems", "gsm8k"):
+    if settings.data.answer_column or settings.data.source in ("gsm8k", *MADE):
         return []
     return [Problem(f"The reward '{c.name}' needs a reference answer.",
                     "No answer column is chosen.", "Choose one under Data, or switch it off.",
                     field="data.answer_column")
             for c in settings.rewards.chosen
-            if c.name in REWARDS and "answer" in REWARDS[c.name].needs]
+            if "answer" in getattr(known_with(c.file).get(c.name), "columns", ())]
+
+
+def judge_has_its_key(settings: Settings, machine: Machine) -> list[Problem]:
+    names = [dict(c.params).get("key_variable", "") for c in settings.rewards.chosen
+             if c.name == "judge"]
+    return [Problem(f"The judge has no key: {name} is not set.", "The key is only read from the "
+                    "environment of the lab.", f"Start the lab with {name}, or leave the key "
+                    "away.", field="rewards.chosen")
+            for name in names if name and not os.environ.get(name)]
+
+
+def code_may_run(settings: Settings, machine: Machine) -> list[Problem]:
+    """Rewards that run code of others are off, unless who started the lab allowed it."""
+    running = [c for c in settings.rewards.chosen
+               if getattr(known_with(c.file).get(c.name), "runs_code", False)]
+    found = [Problem(f"The reward '{running[0].name}' runs code, and that is off here.",
+                     next=permission.HOW, field="rewards.file" if running[0].file
+                     else "rewards.chosen")] if running and not permission.code_allowed() else []
+    if settings.rewards.file and not settings.rewards.own:
+        found.append(Problem("None of the rewards of your file is chosen.",
+                             f"{Path(settings.rewards.file).name} is not used.",
+                             "Choose some by name, or take the file away.", field="rewards.file",
+                             level="warning"))
+    return found
+
+
+def source_has_its_package(settings: Settings, machine: Machine) -> list[Problem]:
+    if settings.data.source != REASONING_GYM:
+        return []
+    if gym.PACKAGE not in machine.packages:
+        return [Problem("reasoning-gym is not installed.", "The tasks are its own.", f"Run `pip "
+                        f"install {gym.PACKAGE}`, or take other data.", field="data.source")]
+    if not listed(settings.data.tasks):
+        return [Problem("No task of reasoning-gym is chosen.", next="Name one or several.",
+                        field="data.tasks")]
+    if any(one.name == gym.NAME for one in settings.rewards.chosen):
+        return []
+    return [Problem("The tasks' own scorers are not asked.", f"The reward '{gym.NAME}' knows what "
+                    "else is right than the answer to the letter.", "Add it under Rewards.",
+                    field="rewards.chosen", level="warning")]
 
 
 def source_is_complete(settings: Settings, machine: Machine) -> list[Problem]:
@@ -227,6 +294,55 @@ def source_is_complete(settings: Settings, machine: Machine) -> list[Problem]:
     return []
 
 
+def kl_target_has_a_beta(settings: Settings, machine: Machine) -> list[Problem]:
+    if not settings.train.kl_target or settings.train.beta:
+        return []
+    return [Problem("'KL target' needs a KL weight to begin with.",
+                    "At beta 0 no distance from the base model is computed.",
+                    "Set 'KL weight (beta)' to 0.04, say, or 'KL target' to 0.",
+                    field="train.kl_target")]
+
+
+def cap_lets_the_push_through(settings: Settings, machine: Machine) -> list[Problem]:
+    """What is a clip above 1 to the other losses is the largest ratio to this one."""
+    train = settings.train
+    if losses.highest_ratio(train.loss_type, train.epsilon_high) == train.epsilon_high:
+        return []
+    value = losses.CISPO_HIGH
+    return [Problem(
+        f"The loss '{train.loss_type}' would cut every push.",
+        f"It takes 'Clip above' as the largest ratio itself, and {train.epsilon_high:g} is below "
+        "the 1 of a policy that has not moved: the ratio would weigh nothing any more.",
+        f"Set it to {value:g}.", field="train.epsilon_high",
+        cures=((f"Set 'Clip above' to {value:g}", (("train.epsilon_high", value),)),))]
+
+
+def evaluation_has_what_it_needs(settings: Settings, machine: Machine) -> list[Problem]:
+    """Held-out questions, and an end of the run that is to come from them."""
+    train, cure = settings.train, ""
+    if not train.evaluates:
+        cure = "Set 'Evaluate every' or 'Evaluation's share of the time' above 0."
+    elif not settings.data.held_out:
+        cure = "Raise 'Held-out rows' above 0."
+    elif not settings.hardware.whole():
+        cure = "Set 'Over several GPUs' to ddp: a base that is cut in parts cannot be asked."
+    found = []
+    for field, is_on in (("train.stop_at", train.stop_at), ("train.patience", train.patience)):
+        label = setting_named(field).knob.label
+        if is_on and cure:
+            found.append(Problem(f"'{label}' needs held-out questions that are asked while it "
+                                 "trains.", "None are.", cure, field=field))
+    if train.stop_at and not any(c.name in known_with(c.file) and c.takes_as == GOAL
+                                 for c in settings.rewards.chosen):
+        found.append(Problem("'Stop at' needs a goal.", "Every chosen reward is a shape.",
+                             "Choose a reward that says what is right, or take one as a goal.",
+                             field="train.stop_at"))
+    if train.eval_steps and cure:
+        found.append(Problem("Held-out questions will not be asked while it trains.", next=cure,
+                             field="train.eval_steps", level="warning"))
+    return found
+
+
 def reporter_is_installed(settings: Settings, machine: Machine) -> list[Problem]:
     name = settings.train.report_to
     if name == "none" or name in machine.packages:
@@ -238,5 +354,8 @@ def reporter_is_installed(settings: Settings, machine: Machine) -> list[Problem]
 
 CHECKS = (each_setting, model_is_named, lengths_fit, gpu_settings_have_a_gpu,
           engine_is_possible, vllm_can_draw, loss_can_be_compiled, gpu_is_free,
-          processes_can_share, server_is_named, rewards_have_their_columns, source_is_complete,
-          reporter_is_installed)
+          processes_can_share, server_is_named, rewards_have_their_columns, code_may_run,
+          judge_has_its_key, rewards_have_their_packages, overlong_can_be_reached,
+          rewards_have_a_goal,
+          source_has_its_package, source_is_complete, kl_target_has_a_beta,
+          cap_lets_the_push_through, evaluation_has_what_it_needs, reporter_is_installed)

@@ -4,11 +4,14 @@ The worker writes them, the app and the commands only read. docs/run-folder.md d
 """
 
 import json
-import math
+import re
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
+
+from lab.core.files import finite
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Step:
-    """One point of the curves. `metrics` are TRL's names plus those of core/metrics.py."""
+    """One point of the curves. `metrics` are TRL's names plus those of core/insight/metrics.py."""
 
     step: int
     metrics: dict[str, float | None]
@@ -41,6 +44,19 @@ class Samples:
 
     step: int
     groups: list[dict]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Questions that are not trained on, answered greedily after this step; 0 is the base model.
+
+    `metrics` has "n" (questions), "goal" and "reached" (as in core/insight/metrics.py), "reward"
+    (mean weighted reward), "tokens" (mean length of an answer), "cut" (share at the longest
+    length), and "rewards/NAME" (mean raw score of each reward); None where nothing could be judged.
+    """
+
+    step: int
+    metrics: dict[str, float | None]
 
 
 @dataclass(frozen=True)
@@ -75,10 +91,28 @@ class Answered:
 
 
 @dataclass(frozen=True)
-class Stopped:
-    """Stopped on request after this step; the adapter is saved and the run can be resumed."""
+class Paused:
+    """After this step, which is saved, the worker waits with everything in memory."""
 
     step: int
+
+
+@dataclass(frozen=True)
+class WentOn:
+    """The pause after this step is over: training goes on, or stops."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """Ended after this step, before the last; the adapter is saved and the run can be resumed.
+
+    `reason` is empty where a person asked for it.
+    """
+
+    step: int
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,16 +135,19 @@ class Finished:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-Event = (Phase | Started | Step | Samples | Checkpoint | Notice | Answered | Stopped | Failed
-         | Finished)
-KINDS = {cls.__name__.lower(): cls for cls in Event.__args__}
+Event = (Phase | Started | Step | Samples | HeldOut | Checkpoint | Notice | Answered | Paused
+         | WentOn | Stopped | Failed | Finished)
+KINDS = {re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower(): cls for cls in Event.__args__}
+_NAMES = {cls: name for name, cls in KINDS.items()}
+LATEST = 1e11  # Unix time, in the year 5138: a later one, or one before 1970, is damage
+LARGEST = 2**53  # a step above it is damage
 LAST = (Stopped, Failed, Finished)  # after one of these the worker says no more
 
 
 def line_of(event: Event) -> str:
     """One line of JSON. NaN and infinity are not JSON: they become null."""
-    body = {"event": type(event).__name__.lower(), "time": round(time.time(), 3)}
-    return json.dumps(_finite(body | asdict(event)), ensure_ascii=False, allow_nan=False) + "\n"
+    body = {"event": _NAMES[type(event)], "time": round(time.time(), 3)}
+    return json.dumps(finite(body | asdict(event)), ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_line(line: str) -> tuple[float, Event] | None:
@@ -119,9 +156,23 @@ def read_line(line: str) -> tuple[float, Event] | None:
         body = json.loads(line)
         cls = KINDS[body.pop("event")]
         when = float(body.pop("time", 0.0))
-        return when, cls(**body)
-    except (ValueError, KeyError, TypeError, AttributeError):
+        event = cls(**body)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
+    whole = 0 <= when < LATEST and all(
+        _fits(getattr(event, one.name), one.type) for one in fields(event))
+    return (when, event) if whole else None
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a field holds what it is declared to hold; numbers within reason."""
+    if kind is int:
+        return type(value) is int and 0 <= value <= LARGEST
+    if kind is float:
+        return type(value) in (int, float) and abs(value) <= LARGEST
+    if isinstance(kind, UnionType):
+        return any(_fits(value, one) for one in get_args(kind))
+    return isinstance(value, get_origin(kind) or kind)
 
 
 class EventWriter:
@@ -145,13 +196,3 @@ def _ends_in_newline(path: Path) -> bool:
     with path.open("rb") as f:
         f.seek(-1, 2)
         return f.read(1) == b"\n"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(v) for key, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return value

@@ -2,8 +2,11 @@
 
 import math
 import typing
+from collections.abc import Callable
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
+
+LARGEST = 2**1000  # a whole number beyond it is no float, and nothing that a knob allows
 
 
 @dataclass(frozen=True)
@@ -11,7 +14,8 @@ class Knob:
     """How one setting looks and what it may be.
 
     `low` and `high` are inclusive; `above` is an exclusive lower bound. `choices` lists what is
-    allowed. `advanced` settings are folded away in the form.
+    allowed, or what is offered where the list is `open`. `refuses` says of text or of a list what
+    is wrong with it. `advanced` settings are folded away in the form.
     """
 
     label: str
@@ -23,6 +27,8 @@ class Knob:
     advanced: bool = False
     above: float | None = None
     lines: int = 1  # height of a text field
+    open: bool = False
+    refuses: Callable[[Any], str | None] | None = None  # -> half a sentence, or None
 
 
 def knob(default: Any, label: str, help: str, **look: Any) -> Any:
@@ -70,17 +76,19 @@ def problem_with(value: Any, kind: Any, look: Knob) -> str | None:
     if kind is str:
         if not isinstance(value, str):
             return "must be text"
-        return _problem_with_choice(value, look)
+        return _problem_with_choice(value, look) or (look.refuses and look.refuses(value))
     if is_list(kind):
         if not isinstance(value, tuple | list) or not all(isinstance(v, str) for v in value):
             return "must be a list of names"
-        bad = [v for v in value if look.choices and v not in look.choices]
+        bad = [v for v in value if look.choices and v not in look.choices and not look.open]
         if bad:
             return f"has no choice {bad[0]!r}; there are {', '.join(look.choices)}"
-        return "needs at least one entry" if not value else None
+        if not value:
+            return "needs at least one entry"
+        return look.refuses(value) if look.refuses else None
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "must be a number"
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         return f"must be a finite number, not {value}"
     if kind is int and value != int(value):
         return f"must be a whole number, not {value}"
@@ -126,12 +134,14 @@ def settle(value: Any, kind: Any) -> Any:
     if is_list(kind) and isinstance(value, list):
         return tuple(value)
     if kind in (int, float) and isinstance(value, int | float) and not isinstance(value, bool):
-        if kind is int and math.isfinite(value) and value == int(value):
-            return int(value)
-        return float(value) if kind is float else value
+        if isinstance(value, int):
+            return float(value) if kind is float and abs(value) < LARGEST else value
+        return int(value) if kind is int and math.isfinite(value) and value == int(value) else value
     return value
 
 
 def plain(number: float) -> str:
     """A number as people write it: 8, 0.5, 5e-06."""
+    if isinstance(number, int) and abs(number) >= LARGEST:
+        return f"a number of {len(str(abs(number)))} digits"
     return str(int(number)) if float(number).is_integer() and abs(number) < 1e15 else f"{number:g}"

@@ -1,8 +1,11 @@
 """What a person is told when something goes wrong: what happened, why, what to do next."""
 
+import contextlib
 import re
 import traceback
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 PASSING = "gpu_unsettled"  # the kind of what may work a moment later
 
@@ -13,7 +16,7 @@ class Problem:
 
     `level` is "error" (cannot go on) or "warning" (can, but should know). `kind` names the cause
     for a reader that acts on it: "out_of_memory", "gpu_busy", "gpu_unsettled", "no_gpu", "driver",
-    "engine_died".
+    "engine_died", "non_finite", "damaged_adapter".
     """
 
     what: str
@@ -22,6 +25,8 @@ class Problem:
     field: str = ""
     level: str = "error"
     kind: str = ""
+    # What would cure it, each as (what to press, the settings that it changes).
+    cures: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...] = ()
 
     def __str__(self) -> str:
         return " ".join(part for part in (self.what, self.why, self.next) if part)
@@ -169,6 +174,56 @@ TRANSLATIONS = (
                 "This folder has no model weights.",
                 "There is no model.safetensors or index of it in the folder.",
                 "Point to the folder that holds config.json and model.safetensors."),
+    Translation(("TemplateError", "TemplateSyntaxError", "UndefinedError", "SecurityError"), r"",
+                "The model's chat template refuses this conversation.", "",
+                "Empty the system prompt, or choose another model."),
+    Translation(("NoMatchingPeftModuleError", "ValueError"),
+                r"target.modules.*not found|No matching|no modules were targeted",
+                "None of the target modules exists in this model.", "",
+                "Set 'Target modules' to all-linear."),
+    Translation(("ValueError",), r"Target module .* is not supported",
+                "A target module is no layer that LoRA can change.", "",
+                "Set 'Target modules' to all-linear."),
+    Translation(("ValueError", "OSError", "EOFError"),
+                r"contains custom code|trust_remote_code|custom code which must be executed",
+                "This model comes with Python code of its own.",
+                "The lab does not run the code of a model.",
+                "Choose a model that transformers knows by itself."),
+    Translation(("ValueError", "KeyError"),
+                r"does not recognize this architecture|Unrecognized (model|configuration)|"
+                r"Unrecognized processing class",
+                "This version of transformers does not know the model's architecture.", "",
+                "Choose another model, or update transformers (`make setup`)."),
+    Translation(("OSError", "ValueError", "TypeError", "ImportError"),
+                r"Can't load tokenizer|couldn't instantiate the backend tokenizer|sentencepiece|"
+                r"requires the (tiktoken|protobuf)",
+                "The model's tokenizer cannot be loaded.", "",
+                "Choose a version of the model with tokenizer.json, or get its files anew."),
+    Translation(("IndexError", "RuntimeError", "AcceleratorError"),
+                r"index out of range in self|device-side assert|indexSelectLargeIndex",
+                "A token is outside the model's embedding.", "The tokenizer has tokens that the "
+                "model has no row for.", "Get the tokenizer that belongs to this model."),
+    Translation(("RuntimeError", "ValueError"),
+                r"Error\(s\) in loading state_dict|size mismatch|mismatched sizes",
+                "The weights do not fit this model's config.json.", "", "Get the model's files "
+                "anew."),
+    Translation(("SafetensorError",), r"", "A file of weights is damaged.", "",
+                "Get the model's files anew."),
+    Translation(("JSONDecodeError", "UnicodeDecodeError"), r"",
+                "A file of this model cannot be read.", "", "Get the model's files anew."),
+    Translation(("OSError",), r"is not a valid JSON file",
+                "A file of this model cannot be read.", "", "Get the model's files anew."),
+    Translation(("StrictDataclassFieldValidationError", "StrictDataclassClassValidationError",
+                 "StrictDataclassError"), r"",
+                "The model's config.json holds values that cannot be.", "",
+                "Get the model's files anew."),
+    Translation(("UsageError", "AuthenticationError"), r"api.?key|login|wandb",
+                "wandb is not logged in.", "It has no key on this machine.",
+                "Run `wandb login`, or set WANDB_MODE=offline, or 'Report to' to none."),
+    Translation(("CommError",), r"", "wandb could not be reached.", "",
+                "Check the network, or set WANDB_MODE=offline."),
+    Translation(("UnicodeEncodeError",), r"", "A text that was given is no text.", "It holds half "
+                "of a character, which no file or name can.", "Write it anew, in UTF-8."),
     Translation(("PermissionError",), r"", "A file or folder may not be written or read.", "",
                 "Choose another folder with --root, or change its permissions."),
 )
@@ -211,6 +266,12 @@ def explain_in_training(error: BaseException) -> Problem:
 
 def explain(error: BaseException) -> Problem:
     """The Problem for any exception; an unknown one keeps its own words and points to the log."""
+    return known(error) or Problem(UNKNOWN, _own_words(error), "More is in the run's worker.log, "
+                                   "or where the app was started.")
+
+
+def known(error: BaseException) -> Problem | None:
+    """The Problem for an exception of ours or of `TRANSLATIONS`."""
     if isinstance(error, LabError):
         return error.problem
     names = {cls.__name__ for cls in type(error).__mro__}
@@ -221,9 +282,25 @@ def explain(error: BaseException) -> Problem:
         ):
             detail = text.strip().splitlines()[0][:300] if text.strip() else ""
             return Problem(row.what, row.why or detail, row.next, kind=row.kind)
-    first = text.strip().splitlines()[0][:300] if text.strip() else "no message"
-    return Problem(
-        UNKNOWN,
-        f"{type(error).__name__}: {first}",
-        "More is in the run's worker.log, or where the app was started.",
-    )
+    return None
+
+
+def _own_words(error: BaseException) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0][:300] if text else 'no message'}"
+
+
+@contextlib.contextmanager
+def reading_files_of_a_model(part: str) -> Iterator[None]:
+    """Raise BadModel, with its own words, for an error that `TRANSLATIONS` does not know: there is
+    no end of what a library can say of a file that holds what it does not expect. A package that
+    is missing and what fails on a device are not the files' fault."""
+    try:
+        yield
+    except (ImportError, RuntimeError):
+        raise
+    except Exception as error:
+        if known(error) is None:
+            raise BadModel(f"The {part} cannot be loaded.", f"{_own_words(error).rstrip('.')}.",
+                           "Get the model's files anew, or choose another model.") from error
+        raise

@@ -5,20 +5,22 @@ import itertools
 import json
 import queue
 import subprocess
-import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from lab.core import engines
-from lab.core.problems import BadModel, LabError, Problem, WorkFailed, explained_by_log
-from lab.core.settings import TRL_VLLM, Sampling, Settings
+from lab.core import asked
+from lab.core.hardware import engines
+from lab.core.problems import PASSING, BadModel, LabError, Problem, WorkFailed, explained_by_log
+from lab.core.settings import CPU, TRL_VLLM, Sampling, Settings
 from lab.services import machine, processes
-from lab.services.jobs import answering_environment
+from lab.services.environment import answering_environment
 from lab.services.models import longest_of, model_folder
-from lab.services.runs import log_tail
-from lab.services.workspace import PROJECT, Workspace
+from lab.services.starting import Started, start_worker
+from lab.services.workers import log_tail, trains_now
+from lab.services.workspace import Workspace
 
 LONGEST = 4096  # tokens of a conversation that an engine is started for, where the model can
 
@@ -42,6 +44,23 @@ class Update:
     cut: bool = False
 
 
+class Pace:
+    """Tokens a second of one side, between the first that was heard of it and the last: what came
+    before it, loading and the prompt, is no pace."""
+
+    def __init__(self) -> None:
+        self.first: tuple[float, int] | None = None
+        self.rate: float | None = None  # None while nothing tells
+
+    def hear(self, update: Update) -> None:
+        now = time.monotonic()
+        if self.first is None:
+            self.first = now, update.tokens
+            return
+        if now > self.first[0] and update.tokens > self.first[1]:
+            self.rate = (update.tokens - self.first[1]) / (now - self.first[0])
+
+
 @dataclass(frozen=True)
 class Rendered:
     """The exact text that the model sees for one conversation, and its length in tokens."""
@@ -53,17 +72,20 @@ class Rendered:
 class Chat:
     """Owns the chat worker, a child process that is started when first needed.
 
-    One request is answered at a time; a second caller waits. All methods raise a LabError with
-    what to do. The worker loads a base model once and switches adapters.
+    One request is answered at a time; a second caller waits, until its `stop` is set. A worker that
+    is silent for too long (lab/core/asked.py), or goes on after a stop, is ended: nothing that a
+    model brings along may hold the page. All methods raise a LabError with what to do. The worker
+    loads a base model once and switches adapters.
     """
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
-        self._process: subprocess.Popen | None = None
+        self._process: Started | None = None
         self._plan = engines.Plan("", "")
         self._replies: queue.Queue = queue.Queue()
         self._log = workspace.root / "chat.log"
         self._one_at_a_time = threading.Lock()
+        self._is_ready = False
         self._numbers = itertools.count(1)
 
     def stream(self, settings: Settings, sides: Sequence[Side], sampling: Sampling, seed: int,
@@ -122,47 +144,83 @@ class Chat:
                   say: Callable[[str], None]) -> Iterator[dict]:
         """Send one request and yield its replies; the one with "last" ends it."""
         request = {"model": model_folder(settings), "in_4bit": settings.model.load_in_4bit,
-                   **request}
-        with self._one_at_a_time:
-            number = next(self._numbers)
-            process = self._worker(settings, say)
-            request["engine"] = engine_request(settings, self._plan)
-            finished = False
-            try:
-                self._send(process, {"number": number, **request})
-                told = False
-                while not finished:
-                    if stop.is_set() and not told:
-                        self._send(process, {"number": number, "ask": "stop"})
-                        told = True
-                    try:
-                        reply = self._replies.get(timeout=0.05)
-                    except queue.Empty:
-                        continue
-                    if reply is None:
-                        self._process = None
-                        finished = True
-                        raise WorkFailed("The answering worker ended.",
-                                         f"Its exit status was {process.wait()}.",
-                                         "Ask again: it is started anew.")
-                    if reply["number"] != number:
-                        continue
-                    finished = reply.get("last", False)
-                    if "problem" in reply:
-                        problem = explained_by_log(Problem(**reply["problem"]),
-                                                   log_tail(self._log))
-                        raise BadModel(problem.what, problem.why, problem.next,
-                                       kind=problem.kind)
-                    if "status" in reply:
-                        say(reply["status"])
-                    elif "working" not in reply:
-                        yield reply
-            finally:
-                if not finished:  # the reader went away: do not let the worker go on for nobody
-                    with contextlib.suppress(OSError, WorkFailed):
-                        self._send(process, {"number": number, "ask": "stop"})
+                   "template_arguments": settings.model.chat_template_kwargs,
+                   "threads": settings.hardware.threads,
+                   "beside_training": trains_now(self.workspace), **request}
+        if not self._my_turn(stop):
+            return
+        try:
+            yield from self._answers(settings, request, stop, say)
+        finally:
+            self._one_at_a_time.release()
 
-    def _send(self, process: subprocess.Popen, body: dict) -> None:
+    def _my_turn(self, stop: threading.Event) -> bool:
+        """Wait for the requests before; False if a person stopped this one meanwhile."""
+        while not self._one_at_a_time.acquire(timeout=0.1):
+            if stop.is_set():
+                return False
+        return True
+
+    def _answers(self, settings: Settings, request: dict, stop: threading.Event,
+                 say: Callable[[str], None]) -> Iterator[dict]:
+        number = next(self._numbers)
+        process = self._worker(settings, say)
+        request["engine"] = engine_request(settings, self._plan)
+        finished, at = False, asked.READY if self._is_ready else asked.STARTING
+        try:
+            self._send(process, {"number": number, **request})
+            heard, told = time.monotonic(), None
+            while not finished:
+                if stop.is_set() and told is None:
+                    self._send(process, {"number": number, "ask": "stop"})
+                    told = time.monotonic()
+                try:
+                    reply = self._replies.get(timeout=0.05)
+                except queue.Empty:
+                    now = time.monotonic()
+                    if told is not None and now - told > asked.STOPPED:
+                        finished = True
+                        self._end(process)
+                        say("It did not stop by itself, so its worker was ended.")
+                    elif now - heard > asked.SILENCE[at]:
+                        finished = True
+                        self._end(process)
+                        raise _too_long(at) from None
+                    continue
+                heard = time.monotonic()
+                if reply is None:
+                    self._process = None
+                    finished = True
+                    raise WorkFailed("The answering worker ended.",
+                                     f"Its exit status was {process.wait()}.",
+                                     "Ask again: it is started anew.")
+                if "at" in reply:
+                    self._is_ready = True
+                    # What it says of an earlier request is no word of this one.
+                    at = reply["at"] if reply["number"] == number else asked.READY
+                    continue
+                if reply["number"] != number:
+                    continue
+                finished = reply.get("last", False)
+                if "problem" in reply:
+                    problem = explained_by_log(Problem(**reply["problem"]), log_tail(self._log))
+                    raise BadModel(problem.what, problem.why, problem.next, kind=problem.kind)
+                if "status" in reply:
+                    say(reply["status"])
+                elif "working" not in reply:
+                    yield reply
+        finally:
+            if not finished:  # the reader went away: do not let the worker go on for nobody
+                with contextlib.suppress(OSError, WorkFailed):
+                    self._send(process, {"number": number, "ask": "stop"})
+
+    def _end(self, process: Started) -> None:
+        """End a worker that does not listen."""
+        if self._process is process:
+            self._process = None
+        processes.end(process, patience=0)
+
+    def _send(self, process: Started, body: dict) -> None:
         try:
             process.stdin.write(json.dumps(body).encode() + b"\n")
             process.stdin.flush()
@@ -171,7 +229,7 @@ class Chat:
             raise WorkFailed("The answering worker ended.", str(error),
                              "Ask again: it is started anew.") from error
 
-    def _worker(self, settings: Settings, say: Callable[[str], None]) -> subprocess.Popen:
+    def _worker(self, settings: Settings, say: Callable[[str], None]) -> Started:
         """The worker that answers these settings. Its share of the GPU is settled at its start:
         later, what it holds itself would count as in use by others."""
         facts = machine.look(self.workspace.root)
@@ -183,16 +241,24 @@ class Chat:
         for note in plan.notes:
             say(note)
         self.workspace.make()
-        self._replies = queue.Queue()
+        self._replies, self._is_ready = queue.Queue(), False
         environment = answering_environment(settings, plan, facts, self.workspace.caches)
         with self._log.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "lab.worker", "chat", plan.engine], cwd=PROJECT,
-                env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log)
+            process = start_worker(
+                ["chat", plan.engine], environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                stderr=log, anew=plan.engine != CPU)
         threading.Thread(target=_pump, args=(process, self._replies), daemon=True,
                          name="chat replies").start()
         self._process, self._plan = process, plan
         return process
+
+
+def _too_long(at: str) -> WorkFailed:
+    """What is said of a worker that was silent for too long."""
+    waited = f"Nothing was heard of it for {asked.SILENCE[at]:.0f} seconds."
+    return WorkFailed("The answering worker was ended.", f"{asked.DOING[at]} {waited}",
+                      "Ask again, or choose another model.",
+                      kind=PASSING if at == asked.READY else "")
 
 
 def engine_request(settings: Settings, plan: engines.Plan) -> dict | None:
@@ -205,7 +271,7 @@ def engine_request(settings: Settings, plan: engines.Plan) -> dict | None:
             "max_model_len": min(longest, longest_of(settings) or longest)}
 
 
-def _pump(process: subprocess.Popen, replies: queue.Queue) -> None:
+def _pump(process: Started, replies: queue.Queue) -> None:
     """Move the worker's lines into the queue; None marks its end."""
     for line in process.stdout:
         with contextlib.suppress(ValueError):

@@ -12,14 +12,16 @@ from pathlib import Path
 
 import psutil
 
-from lab.core.machine import Gpu, GpuProcess, Machine
+from lab.core.hardware.machine import Gpu, GpuProcess, Machine
+from lab.core.rewards.registry import REWARDS
 from lab.core.settings import REPORTERS
 from lab.services.space import on_zero_gpu
 from lab.services.workspace import PROJECT
 
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "gradio", "plotly",
             "pandas", "psutil", "unsloth", "unsloth_zoo", "vllm", "bitsandbytes", "deepspeed",
-            *(r for r in REPORTERS if r != "none"))
+            *(r for r in REPORTERS if r != "none"),
+            *(r.package for r in REWARDS.values() if r.package))
 COMPILERS = ("cc", "gcc", "clang")
 OF_GPU_STACK = ("vllm", "unsloth", "bitsandbytes")  # only its requirements have these
 PATIENCE = 10  # seconds for an answer of nvidia-smi

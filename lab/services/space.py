@@ -83,7 +83,7 @@ def holds_runs(volume: Path) -> bool:
             first.replace(second)
             with FileLock(Path(folder, "lock"), timeout=1):
                 return second.read_text() == "ab"
-    except (OSError, NotImplementedError, Timeout):  # the second is filelock's: no locks there
+    except (OSError, NotImplementedError, Timeout):  # the last two: files cannot be locked there
         return False
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import gradio as gr
 from gradio.context import LocalContext
 
-from lab.core.engines import choose_stack
+from lab.core.hardware.engines import choose_stack
 from lab.core.problems import RunError
+from lab.core.rewards import permission
 from lab.services import machine
 from lab.services.lab import Lab
 from lab.services.space import FOLDER, VOLUME, Space
@@ -84,13 +85,38 @@ def _session() -> Mapping[str, Any]:
     return (getattr(request, "scope", None) or {}).get("session") or {}
 
 
+def token_of_caller() -> str:
+    """The Hub's token of who called the handler that runs now; empty off a Space, where the local
+    login is taken. Raises RunError for who has not signed in: a Space's own token is its owner's.
+    """
+    if here() is None:
+        return ""
+    session = _session()
+    token = (session.get("oauth_info") or {}).get("access_token") if person_of(session)[0] else ""
+    if not token:
+        raise RunError("Nothing can be pushed without a sign-in.", "It is pushed in your name.",
+                       "Sign in at the top of the page.")
+    return token
+
+
+def may_train() -> bool:
+    """Whether who called the handler that runs now may train here."""
+    return allows(_session())
+
+
 def _refuse_visitors() -> None:
-    if not allows(_session()):
+    if not may_train():
         space = here()
         raise RunError(f"Only {space.owner}, who owns this Space, may do that.",
                        f"Everybody else can look. {_who(_session())}".strip(),
                        "Sign in at the top of the page." if can_sign_in(space) else
                        _no_sign_in(space))
+
+
+def guard_code() -> None:
+    """Code of one's own, keys and the network are for those who may train, wherever a reward runs
+    in the page's process."""
+    permission.caller.may = may_train
 
 
 def can_sign_in(space: Space) -> bool:
@@ -179,7 +205,7 @@ def who_html(space: Space, session: Mapping[str, Any]) -> str:
         owner = f"<b>{escape(space.owner)}</b>"
         copy = _link(f"{space.page}?duplicate=true", "a copy of your own")
         said = (f"{escape(_who(session))} You can look at everything. Only {owner}, who owns this "
-                "Space, can start, stop, resume, delete and export runs, load data and ask a "
+                "Space, can start, stop, resume, name, delete, export runs, load data and ask a "
                 f"model, since they use a machine that {owner} pays for. To train, make {copy}.")
         said += ("" if person_of(session)[0] else f" If you are {owner}, sign in.") \
             if can_sign_in(space) else f" {escape(_no_sign_in(space))}"

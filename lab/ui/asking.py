@@ -8,8 +8,9 @@ import gradio as gr
 
 from lab.core.events import Answered
 from lab.core.problems import RunError
-from lab.core.rewards.registry import REWARDS, score
+from lab.core.rewards.scoring import score
 from lab.services.lab import Lab
+from lab.services.runs import PAUSED
 from lab.ui.access import owner_only
 from lab.ui.widgets import QUIET, explained, number
 
@@ -17,8 +18,8 @@ LOOK_EVERY = 0.25  # seconds between two looks at the run's events
 EMPTY = "The worker answers at the end of its step, with and without what it has learnt so far."
 
 
-def asking_panel(lab: Lab, run: gr.Textbox) -> None:
-    """A question box for the run whose id `run` holds."""
+def asking_panel(lab: Lab, run: gr.Textbox) -> gr.Button:
+    """A question box for the run whose id `run` holds; returns the button that asks."""
     with gr.Accordion("Ask it while it trains", open=False, elem_id="ask-run"):
         with gr.Row():
             question = gr.Textbox(label="Question", lines=2, max_lines=8, max_length=20_000,
@@ -40,6 +41,8 @@ def asking_panel(lab: Lab, run: gr.Textbox) -> None:
             raise
         yield answers_html(lab, run_id, found), gr.update(interactive=True)
 
+    return ask
+
 
 async def _answer(lab: Lab, run_id: str, name: str) -> Answered:
     """Wait for the event. Raises RunError when it cannot come any more."""
@@ -60,17 +63,19 @@ async def _answer(lab: Lab, run_id: str, name: str) -> Answered:
 
 
 def _waiting(lab: Lab, run_id: str) -> str:
-    run = lab.runs.get(run_id)
-    return (f"<p class='busy' role='status'>Waiting for the end of step {run.step + 1} …</p>")
+    """Without the step's number: not every step is logged, and a step may end just now."""
+    what = "answer" if lab.runs.get(run_id).status == PAUSED else "end of this step"
+    return f"<p class='busy' role='status'>Waiting for the {what} …</p>"
 
 
 def answers_html(lab: Lab, run_id: str, found: Answered) -> str:
     """Both answers side by side, with the rewards that need no reference."""
     chosen = lab.runs.get(run_id).settings.rewards.chosen
+    labels = {one.name: one.reward.label for one in chosen}
     sides = []
     for title, side in (("Before training", found.base), ("Now", found.tuned)):
         scored = score(side["text"], {}, chosen)
-        told = ", ".join(f"{REWARDS[name].label} {number(value)}"
+        told = ", ".join(f"{labels[name]} {number(value)}"
                          for name, value in scored.rewards.items()
                          if value is not None)
         about = f"{side['tokens']} tokens{', cut at the longest length' if side['cut'] else ''}."

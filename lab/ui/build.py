@@ -1,96 +1,46 @@
 """The page: header, tabs in their order, what is watched across tabs, and how it is served."""
 
 import contextlib
-import ipaddress
-import socket
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import gradio as gr
 from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
 
 from lab.core.catalog import RECIPES
-from lab.core.machine import Machine
-from lab.core.problems import BadSettings, RunError
+from lab.core.hardware.machine import Machine
+from lab.core.problems import BadSettings, LabError, RunError
 from lab.core.settings import Settings
 from lab.services import jobs, machine
+from lab.services.forecasts import forecast_of
 from lab.services.lab import Lab
-from lab.services.space import Space
-from lab.services.workspace import PROJECT
-from lab.ui import access
-from lab.ui.forms import REWARD_LIST, Form
-from lab.ui.tabs import compare, data, model, rewards, runs, start, train
+from lab.services.reach import Reach, bracketed
+from lab.ui import access, doctor, header, next_steps, sessions
+from lab.ui.door import Door
+from lab.ui.forms import Form
+from lab.ui.panel import ASSETS
+from lab.ui.summary import forecast_html, summary_html
+from lab.ui.tabs import compare, data, how, model, preflight, rewards, runs, start, train
 from lab.ui.theme import theme
-from lab.ui.widgets import FREE, QUIET, explained, problems_html
+from lab.ui.widgets import FREE, QUIET, explained
 
-ASSETS = PROJECT / "assets"
-LARGEST_UPLOAD = "200mb"
-HUB = "https://huggingface.co"
+KEPT_COPIES = 24 * 3600  # seconds for which gradio keeps its own copies of files
+MOST_WAITING = 128  # calls in the queue; on a Space its visitors have half of them
+# Seconds between two looks at a queue that is empty: gradio's own thousand looks a second take 8 %
+# of a core from what trains.
+LOOKS = 0.02
 FACTS_AGE = 20.0  # seconds for which the facts of the machine are not looked at again
 
 
-CHIP = ("<button type='button' id='active-run' class='chip' data-status='' data-step='' "
-        "title='Go to the Train tab'><span class='dot'></span><span class='text'>…</span></button>")
-CHIP_JS = """
-const chip = element.querySelector('.chip'), text = chip.querySelector('.text');
-let busy = false, before = null;
-async function look() {
-  if (busy || document.visibilityState !== 'visible') return;
-  busy = true;
-  try {
-    const run = await server.newest_run();
-    chip.dataset.status = run.status; chip.dataset.step = run.step; chip.dataset.run = run.run;
-    text.textContent = run.text;
-    const now = run.run + ' ' + run.status;
-    if (before !== null && now !== before) trigger('change');
-    before = now;
-  } catch (error) { chip.dataset.status = 'offline'; text.textContent = 'The lab does not answer'; }
-  finally { busy = false; }
-}
-chip.addEventListener('click', () => trigger('select'));
-const timer = setInterval(() => element.isConnected ? look() : clearInterval(timer), 1500);
-document.addEventListener('visibilitychange', look);
-look();"""
-
-
-def run_chip(lab: Lab) -> gr.HTML:
-    """The run that trains, or the newest one, in the header. Pulls by itself; triggers `change`
-    when a run starts or ends, and `select` when it is pressed."""
-
-    def newest_run(*_) -> dict:
-        return chip_of(lab)
-
-    # Not a subclass: gradio writes a .pyi file beside each module that has one.
-    return gr.HTML("", html_template=CHIP, js_on_load=CHIP_JS, apply_default_css=False,
-                   server_functions=[newest_run])
-
-
-def chip_of(lab: Lab) -> dict:
-    """What the chip shows: {"run", "status", "step", "text"}."""
-    folders = lab.workspace.folders()
-    if not folders:
-        return {"run": "", "status": "idle", "step": 0, "text": "No run yet"}
-    run = lab.runs.active() or lab.runs.get(folders[0].id)
-    text = f"{run.name}: {run.status}"
-    if run.status != "starting":
-        text += f", step {run.step} of {run.steps}"
-    return {"run": run.id, "status": run.status, "step": run.step, "text": text}
-
-
 def build(lab: Lab) -> gr.Blocks:
+    access.guard_code()
     form = Form()
-    mark = (ASSETS / "favicon.svg").read_text().replace("<svg ", "<svg aria-hidden='true' ")
-    with gr.Blocks(title="GRPO Lab", fill_width=True, analytics_enabled=False) as page:
-        with gr.Row(elem_classes="header"):
-            gr.HTML(f"<div class='brand'>{mark}<div><h1>GRPO Lab</h1><p>Teach a language model by "
-                    "rewards, and watch it learn.</p></div></div>")
-            chip = run_chip(lab)
+    with gr.Blocks(title="GRPO Lab", fill_width=True, analytics_enabled=False,
+                   delete_cache=(KEPT_COPIES, KEPT_COPIES)) as page:
+        chip = header.build(lab)
         visitors_cannot = access.build_notes(lab, page)
-        with gr.Tabs(selected="start", elem_id="tabs") as tabs:
+        with gr.Tabs(selected="start", elem_id="tabs", overflow_behavior="wrap") as tabs:
             with gr.Tab("Start", id="start", elem_id="tab-start") as tab_start:
                 on_start = start.build_tab(lab, form)
             with gr.Tab("Model & LoRA", id="model", elem_id="tab-model"):
@@ -99,36 +49,56 @@ def build(lab: Lab) -> gr.Blocks:
                 on_data = data.build_tab(lab, form)
             with gr.Tab("Rewards", id="rewards", elem_id="tab-rewards") as tab_rewards:
                 on_rewards = rewards.build_tab(lab, form)
+            with gr.Tab("Preflight", id="preflight", elem_id="tab-preflight") as tab_preflight:
+                on_preflight = preflight.build_tab(lab, form)
             with gr.Tab("Train", id="train", elem_id="tab-train"):
-                train.build_tab(lab, form)
+                on_train = train.build_tab(lab, form)
             with gr.Tab("Compare", id="compare", elem_id="tab-compare") as tab_compare:
                 on_compare = compare.build_tab(lab, form)
             with gr.Tab("Runs & export", id="runs", elem_id="tab-runs") as tab_runs:
                 on_runs = runs.build_tab(lab, form)
+            with gr.Tab("How GRPO works", id="how", elem_id="tab-how"):
+                how.build_tab(lab)
         start.wire(on_start, lab, form, tabs)
         model.wire(on_model, lab, form)
         data.wire(on_data, lab, form)
-        rewards.wire(on_rewards, form, [page.load, tab_rewards.select])
-        compare.wire(on_compare, lab, form, page, tab_compare)
-        runs.wire(on_runs, lab, form, page, tabs, tab_runs)
-        visitors_cannot(on_start.start, on_model.ask, on_compare.send, on_data.upload,
-                        on_data.read_columns, on_data.preview)
-        _watch(page, lab, form, on_start, on_model, on_data, on_rewards)
+        preflight.wire(on_preflight, lab, form, page, tab_preflight)
+        compare.wire(on_compare, lab, form, [page.load, tab_compare.select, chip.change])
+        runs.wire(on_runs, lab, form, tabs, [page.load, tab_runs.select, chip.change])
+        next_steps.wire(on_train.steps_after, on_train.run, lab, tabs, on_compare, on_runs,
+                        form)
+        doctor.wire(on_train.doctor, lab, form, tabs)
+        facts = _Facts(lab.workspace.root)
+        draft = gr.BrowserState(None, storage_key="grpo-lab-draft-1", secret="grpo-lab")
+        _fill(page, form, facts, draft, on_start, on_model.memory)
+        form.shown_by.append(chip.change(lambda: None, **FREE))  # a run is a reason not to start
+        # Last: its playground follows every event that puts values into the form.
+        rewards.wire(on_rewards, lab, form, [tab_rewards.select])
+        visitors_cannot(on_start.start, on_model.ask, on_compare.send, on_compare.lapse.start,
+                        on_data.upload, on_data.read_columns, on_data.preview,
+                        on_compare.verdict.ask, on_preflight.run, *on_rewards.of_the_owner())
+        _watch(lab, form, facts, draft, on_start, on_model, on_data, on_rewards)
         chip.select(lambda: gr.Tabs(selected="train"), outputs=tabs, **FREE)
         gr.on([page.load, tab_start.select, chip.change],
-              explained(lambda: (start.runs_html(lab.runs.all()), "")),
-              outputs=[on_start.runs, on_start.said], **FREE)
+              explained(lambda: (*start.listed(lab), gr.skip() if lab.queue.all() else "")),
+              outputs=[on_start.runs, on_start.queue, on_start.said], **FREE)
+    _tell_no_loading(page)
     return page
 
 
-def _watch(page: gr.Blocks, lab: Lab, form: Form, on_start: start.StartTab,
-           on_model: model.ModelTab, on_data: data.DataTab,
-           on_rewards: rewards.RewardsTab) -> None:
-    """Keep problems, summaries and this browser's draft in step with the form."""
-    facts = _Facts(lab.workspace.root)
-    draft = gr.BrowserState(None, storage_key="grpo-lab-draft-1", secret="grpo-lab")
-    shown = [on_start.problems, on_start.summary, on_start.machine, *on_model.live(),
-             on_rewards.notes, draft, on_data.built_in, on_data.outside, on_data.mapping]
+def _tell_no_loading(page: gr.Blocks) -> None:
+    """Where a handler shows no progress, let no component be told that it is loading: gradio tells
+    all that were ever an output, at every word of a handler, and looks for each of them in the
+    whole page. That was a third of the time in which the page opens."""
+    for handler in page.fns.values():
+        if handler.show_progress == "hidden" and handler.show_progress_on is None:
+            handler.show_progress_on = []
+
+
+def _fill(page: gr.Blocks, form: Form, facts: "_Facts", draft: gr.BrowserState,
+          on_start: start.StartTab, memory: gr.HTML) -> None:
+    """Fill the form with this browser's draft when the page opens, with a recipe that is taken, and
+    with what cures a problem."""
 
     @explained
     def restore(draft: dict | None) -> dict:
@@ -144,28 +114,56 @@ def _watch(page: gr.Blocks, lab: Lab, form: Form, on_start: start.StartTab,
         return form.show(RECIPES[recipe].settings())
 
     @explained
+    def cure(event: gr.EventData, **values) -> dict:
+        """Take a change that a problem offers."""
+        changes = event._data.get("set") if isinstance(event._data, dict) else None
+        if not isinstance(changes, dict):
+            return gr.skip()
+        return form.show(form.read(values).with_values(changes))
+
+    form.shown_by += [
+        *(place.cure(cure, outputs=form.outputs(), inputs_kwargs=form.inputs(), **FREE)
+          for place in (on_start.problems, memory)),
+        page.load(restore, draft, [on_start.cards, on_start.machine, *form.outputs()], **FREE),
+        on_start.cards.select(take, on_start.cards, form.outputs(), **FREE)]
+
+
+def _watch(lab: Lab, form: Form, facts: "_Facts", draft: gr.BrowserState,
+           on_start: start.StartTab, on_model: model.ModelTab, on_data: data.DataTab,
+           on_rewards: rewards.RewardsTab) -> None:
+    """Keep problems, summaries and this browser's draft in step with the form."""
+    shown = [on_start.problems, on_start.start, on_start.summary, on_start.machine,
+             *on_model.live(), *on_rewards.live(), draft, on_data.built_in, on_data.gym,
+             on_data.outside, on_data.mapping]
+
+    @explained
     def check(recipe: str, **values) -> dict:
         found = form.problems(values)
         updates = on_data.visible_for(values["data.source"])
         if not found:
             settings = form.read(values)
-            found = jobs.speaks_against(settings, facts())
-            updates |= {on_start.summary: start.summary_html(settings, recipe),
+            found = jobs.speaks_against(settings, facts(), lab.workspace)
+            updates |= {on_start.summary: summary_html(settings, recipe),
                         on_start.machine: start.machine_html(facts(), settings),
                         **on_model.updates(settings, facts()),
                         draft: {"recipe": recipe, "settings": settings.to_dict()}}
-        of_rewards = [p for p in found if p.field == REWARD_LIST]
-        return updates | form.mark(found) | {
-            on_rewards.notes: problems_html(of_rewards),
-            on_start.problems: problems_html(found, "Nothing speaks against starting.")}
+        return (updates | form.mark(found) | on_rewards.updates(lab, form, values, found)
+                | start.against(on_start, lab, found))
 
-    restored = page.load(restore, draft, [on_start.cards, on_start.machine, *form.outputs()],
-                         **FREE)
-    taken = on_start.cards.select(take, on_start.cards, form.outputs(), **FREE)
+    @explained
+    def forecast(**values) -> str:
+        """The first time it measures this machine, which nothing else should wait for."""
+        if form.problems(values):
+            return ""
+        settings = form.read(values)
+        return forecast_html(forecast_of(settings, facts(), lab.workspace))
+
     # `input` is a person's change. `change` would come once for each of the many widgets that a
     # recipe sets, with half of them still as they were.
-    for when in (restored.then, taken.then, *(event.then for event in form.shown_by),
+    for when in (*(event.then for event in form.shown_by),
                  partial(gr.on, [widget.input for widget in form.widgets.values()])):
+        when(forecast, outputs=on_start.forecast, inputs_kwargs=form.inputs(),
+             trigger_mode="always_last", concurrency_id="forecast", concurrency_limit=1, **QUIET)
         when(check, on_start.cards, [*shown, *form.outputs()],
              inputs_kwargs=form.inputs(), trigger_mode="always_last",
              # One after the other, so that an earlier answer never comes last.
@@ -186,82 +184,36 @@ class _Facts:
         return self._facts
 
 
-class SameSite:
-    """Refuses requests that come by another name (DNS rebinding) or from another page (Origin).
-
-    Allowed names are this machine's loopback and `host`; where `host` is every address (0.0.0.0),
-    any plain IP address too, since a foreign page can point its own name at this machine but not
-    make the browser send an address; with `share`, the tunnel's names; on a Space, its own, and
-    pages of the Hub, which show it in a frame. A Space's visitors cannot upload either.
-    """
-
-    def __init__(self, app: Callable, host: str, share: bool = False,
-                 space: Space | None = None) -> None:
-        self.app = app
-        self.host = host
-        self.share = share
-        self.space = space
-
-    async def __call__(self, scope, receive, send) -> None:
-        if scope["type"] not in ("http", "websocket"):
-            await self.app(scope, receive, send)
-            return
-        headers = {name.decode().lower(): value.decode("latin-1")
-                   for name, value in scope["headers"] if name in (b"host", b"origin")}
-        if not self.knows(headers.get("host", "")):
-            refusal = PlainTextResponse("Invalid host header", 400)
-        elif not self.trusts(headers.get("origin", ""), headers["host"]):
-            refusal = PlainTextResponse("Requests from other pages are refused", 403)
-        elif (scope["path"].rstrip("/").endswith("/upload")
-              and not access.allows(scope.get("session") or {})):
-            refusal = PlainTextResponse("Only the owner of this Space may upload", 403)
-        else:
-            await self.app(scope, receive, send)
-            return
-        await refusal(scope, receive, send)
-
-    def trusts(self, origin: str, host_header: str) -> bool:
-        """Whether a request from this page is let through; none names the page of a plain one."""
-        if not origin or origin.partition("://")[2] == host_header:
-            return True
-        return self.space is not None and (
-            origin == HUB or origin in {f"https://{host}" for host in self.space.hosts})
-
-    def knows(self, host_header: str) -> bool:
-        try:
-            name = urlsplit(f"//{host_header}").hostname or ""
-        except ValueError:
-            return False
-        if name in ("localhost", "127.0.0.1", "::1", self.host):
-            return True
-        # The platform asks by an address or by the container's name whether the page is up.
-        if self.space and name in (*self.space.hosts, socket.gethostname().lower()):
-            return True
-        if self.share and name.endswith((".gradio.live", ".gradio.app")):
-            return True
-        if self.host not in ("0.0.0.0", "::"):
-            return False
-        with contextlib.suppress(ValueError):
-            ipaddress.ip_address(name)
-            return True
-        return False
-
-
-def launch(lab: Lab, host: str = "127.0.0.1", port: int = 7860, share: bool = False
-           ) -> tuple[gr.Blocks, str]:
-    """Serve the page and return at once: (page, URL). Raises RunError if the port is taken."""
+def launch(lab: Lab, reach: Reach) -> gr.Blocks:
+    """Serve the page and return at once. Raises RunError if it cannot be served there."""
+    space = access.here()
     page = build(lab)
-    page.queue(default_concurrency_limit=4, max_size=64, api_open=False)
+    script = (ASSETS / "page.js").read_text(encoding="utf-8")
+    page.queue(default_concurrency_limit=4, max_size=MOST_WAITING, api_open=False)
+    page._queue.sleep_when_free = LOOKS
+    page._queue.progress_update_sleep_when_free = 4 * LOOKS
+    door = Middleware(Door, reach=reach, space=space, waiting=lambda: len(page._queue),
+                      most_waiting=MOST_WAITING)
     try:
-        _, local, public = page.launch(
-            server_name=host, server_port=port, share=share, prevent_thread_lock=True, quiet=True,
-            inbrowser=False, show_error=False, ssr_mode=False, run_history=False,
-            enable_monitoring=False, mcp_server=False, pwa=False, footer_links=[],
-            max_file_size=LARGEST_UPLOAD, strict_cors=True, theme=theme(),
-            css_paths=ASSETS / "style.css", favicon_path=ASSETS / "favicon.svg",
-            app_kwargs={"middleware": [Middleware(SameSite, host=host, share=share,
-                                                  space=access.here())]})
+        page.launch(
+            server_name=bracketed(reach.host), server_port=reach.port, share=reach.share,
+            root_path=reach.root_path, prevent_thread_lock=True, quiet=True, inbrowser=False,
+            show_error=False, ssr_mode=False, run_history=False, enable_monitoring=False,
+            mcp_server=False, pwa=False, footer_links=[], max_file_size=data.LARGEST_UPLOAD,
+            strict_cors=True, theme=theme(), css_paths=ASSETS / "style.css",
+            head=f"<script>{script}</script>",
+            favicon_path=ASSETS / "favicon.svg", app_kwargs={"middleware": [door]})
     except OSError as error:
-        raise RunError(f"{host}:{port} cannot be used.", f"{error}",
-                       f"Take another one, for example --port {port % 65535 + 1}.") from error
-    return page, public or local.rstrip("/")
+        raise RunError(f"{reach.host}:{reach.port} cannot be used.", f"{error}.",
+                       "Take another one, for example "
+                       f"--port {reach.port % 65535 + 1}.") from error
+    except Exception as error:  # gradio asks its own page, and says this with a bare Exception
+        if isinstance(error, LabError):
+            raise
+        raise RunError("The page was started, but this machine cannot reach it.", f"{error}",
+                       "A proxy or a firewall may stand between: put 'localhost,127.0.0.1,"
+                       f"{reach.host}' into no_proxy, or give another --host.") from error
+    sessions.bound(page)
+    lab.queue.watch()
+    lab.runs.warm()
+    return page

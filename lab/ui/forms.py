@@ -1,12 +1,13 @@
 """The form: one widget for every setting, made from its Knob, and the way back to `Settings`.
 
-Widgets are known by their setting's key ("train.beta"). The rewards, one setting, have several
-widgets each: "rewards.int.on", "rewards.int.weight", "rewards.soft_format.multiline", ...
+Widgets are known by their setting's key ("train.beta"). The rewards are one setting and one widget,
+which holds all cards as JSON; a field of a card is named "rewards.int.on", "rewards.int.weight",
+"rewards.int.kind", "rewards.soft_format.multiline", ...
 """
 
-import html
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -17,10 +18,13 @@ from lab.core import knobs
 from lab.core.catalog import DEFAULT_RECIPE, RECIPES
 from lab.core.knobs import Knob
 from lab.core.problems import BadSettings, Problem
-from lab.core.rewards.registry import REWARDS, WEIGHT, Chosen, Reward
+from lab.core.rewards.chosen import WEIGHT, Chosen, format_chosen, parse_chosen
+from lab.core.rewards.registry import GOAL, REWARDS, SHAPE, Reward
 from lab.core.settings import ALL, GROUPS, Settings, problem_of, setting_named
 
 REWARD_LIST = "rewards.chosen"  # the one setting that is shown as cards
+OWN_FILE, OWN_LIST = "rewards.file", "rewards.own"  # of own ones: where they are, which are on
+KIND = Knob("Counts as", "", choices=(GOAL, SHAPE))
 
 
 class Form:
@@ -44,6 +48,7 @@ class Form:
         self.widgets: dict[str, Component] = {}
         self.shown_by: list[Dependency] = []  # events of tabs that put values into the widgets
         self.looks: dict[str, tuple[Knob, Any]] = {}  # the knob and the type of each widget
+        self.root: Path | None = None  # a page's file of own rewards lies in it, or is none
 
     # making widgets
 
@@ -73,26 +78,12 @@ class Form:
                 for setting in folded:
                     self.widget(setting.key)
 
-    def rewards(self) -> None:
-        """A card for every reward: switch, weight, its own knobs and what it does."""
-        chosen = {one.name: one for one in self.first.rewards.chosen}
-        with gr.Row(elem_classes="cards"):
-            for reward in REWARDS.values():
-                self._card(reward, chosen.get(reward.name))
-
-    def _card(self, reward: Reward, chosen: Chosen | None) -> None:
-        values = _card_values(reward, chosen)
-        with gr.Column(elem_id=f"reward-{reward.name}", elem_classes="card reward", min_width=260):
-            self._make(f"rewards.{reward.name}.on",
-                       Knob(reward.label, ""), bool, values.pop("on"), elem_classes="switch")
-            gr.HTML(f"<p class='help'>{html.escape(reward.help)}</p>"
-                    f"<p class='facts'><code>{html.escape(reward.name)}</code> "
-                    f"scores at most <b>{knobs.plain(reward.max_score)}</b></p>")
-            self._make(f"rewards.{reward.name}.weight", replace(WEIGHT, help=""), float,
-                       values.pop("weight"))
-            for name, parameter in reward.knobs.items():
-                self._make(f"rewards.{reward.name}.{name}", parameter.knob, parameter.kind,
-                           values[name])
+    def editor(self, template: str, script: str) -> gr.HTML:
+        """The widget of the rewards: cards of HTML, whose value is `cards_text`."""
+        self.widgets[REWARD_LIST] = gr.HTML(
+            cards_text(self.first.rewards.chosen), html_template=template, js_on_load=script,
+            apply_default_css=False, told="{}", elem_id="reward-editor")
+        return self.widgets[REWARD_LIST]
 
     def _make(self, key: str, knob: Knob, kind: Any, value: Any, **look: Any) -> Component:
         if key in self.widgets:
@@ -103,6 +94,9 @@ class Form:
         choices = look.pop("choices", knob.choices)
         if kind is bool:
             made = gr.Checkbox(**shared | look)
+        elif knobs.is_list(kind) and knob.open:
+            made = gr.Dropdown(list(choices), **_wide(shared) | {
+                "multiselect": True, "allow_custom_value": True} | look)
         elif knobs.is_list(kind):
             made = gr.CheckboxGroup(list(choices), **_wide(shared) | look)
         elif choices is not None:
@@ -129,24 +123,22 @@ class Form:
         return list(self.widgets.values())
 
     def problems(self, values: Mapping[str, Any]) -> list[Problem]:
-        """Every value that cannot be, each with its widget's key as `field`."""
+        """Every value that cannot be, each with its key, or its field of a card, as `field`."""
         found = []
         for key, value in values.items():
-            if key.startswith("rewards."):
-                _, name, part = key.split(".")
-                if part != "on" and not values[f"rewards.{name}.on"]:
-                    continue  # what is switched off may be unfinished
-                knob, kind = self.looks[key]
-                wrong = _wrong(value, kind, knob)
-                label = f"{knob.label}' of '{REWARDS[name].label}"
-            else:
-                setting = setting_named(key)
-                wrong = _wrong(value, setting.kind, setting.knob)
-                label = setting.knob.label
-            if wrong:
-                found.append(Problem(f"'{label}' {wrong}.", field=key))
+            if key in (OWN_FILE, OWN_LIST):
+                continue
+            if key == REWARD_LIST:
+                found += _problems_of_cards(value)
+                continue
+            setting = setting_named(key)
+            if wrong := _wrong(value, setting.kind, setting.knob):
+                found.append(Problem(f"'{setting.knob.label}' {wrong}.", field=key))
         if not any(p.field.startswith("rewards.") for p in found):
-            wrong = problem_of(setting_named(REWARD_LIST), self.chosen(values))
+            try:
+                wrong = problem_of(setting_named(REWARD_LIST), self.chosen(values))
+            except ValueError as error:
+                wrong = found.append(Problem(str(error), field=OWN_LIST))
             if wrong:
                 sentence = wrong.removeprefix("cannot be used: ")
                 found.append(Problem(f"{sentence}.", field=REWARD_LIST))
@@ -157,37 +149,55 @@ class Form:
         nothing is ever changed on the way."""
         for problem in self.problems(values):
             raise BadSettings(problem.what, problem.why, problem.next, problem.field)
-        found = {key: value for key, value in values.items() if not key.startswith("rewards.")}
-        return self.first.with_values(found | {REWARD_LIST: self.chosen(values)})
+        found = {key: value for key, value in values.items() if key not in (OWN_FILE, OWN_LIST)}
+        return self.first.with_values(found | {OWN_FILE: self.own_file(values),
+                                               REWARD_LIST: self.chosen(values)})
 
     def chosen(self, values: Mapping[str, Any]) -> tuple[Chosen, ...]:
-        """The rewards that are switched on, as they stand; `problems` says whether they can be."""
-        if not any(key.startswith("rewards.") for key in values):
+        """The rewards that are switched on, as they stand; `problems` says whether they can be.
+        Raises ValueError where the text of own ones cannot be read."""
+        if REWARD_LIST not in values:
             return self.first.rewards.chosen
-        return tuple(
-            Chosen(name, values[f"rewards.{name}.weight"],
-                   {key: value for key, parameter in reward.knobs.items()
-                    if (value := values[f"rewards.{name}.{key}"]) != parameter.default})
-            for name, reward in REWARDS.items() if values[f"rewards.{name}.on"])
+        own = values.get(OWN_LIST) or ""
+        return (*(
+            Chosen(name, card["weight"],
+                   {key: card[key] for key, parameter in REWARDS[name].knobs.items()
+                    if card[key] != parameter.default},
+                   "" if card["kind"] == REWARDS[name].kind else card["kind"])
+            for name, card in read_cards(values[REWARD_LIST]).items() if card["on"]),
+            *(parse_chosen(own, self.own_file(values)) if own.strip() else ()))
+
+    def own_file(self, values: Mapping[str, Any]) -> str:
+        """The file of own rewards. A page may name none that is not the lab's own copy."""
+        file = values.get(OWN_FILE) or ""
+        inside = self.root is None or Path(file).is_relative_to(self.root)
+        return file if inside and ".." not in Path(file).parts else ""
 
     def values(self, settings: Settings) -> dict[str, Any]:
         """What each widget holds when it shows these settings."""
         found = {s.key: _shown(settings.get(s.key)) for s in ALL if s.key in self.widgets}
-        chosen = {one.name: one for one in settings.rewards.chosen}
-        for name, reward in REWARDS.items():
-            for part, value in _card_values(reward, chosen.get(name)).items():
-                if (key := f"rewards.{name}.{part}") in self.widgets:
-                    found[key] = value
-        return found
+        if OWN_LIST in self.widgets:
+            found[OWN_LIST] = format_chosen(settings.rewards.own)
+        return found | self._cards(settings.rewards.chosen)
+
+    def _cards(self, chosen: Iterable[Chosen]) -> dict[str, Any]:
+        return {REWARD_LIST: cards_text(chosen)} if REWARD_LIST in self.widgets else {}
 
     def show(self, settings: Settings) -> dict[Component, Any]:
         """Updates that put settings into the widgets: a recipe, a fork of a run, a draft."""
         return {self.widgets[key]: gr.update(value=value)
                 for key, value in self.values(settings).items()}
 
+    def show_rewards(self, chosen: Iterable[Chosen]) -> dict[Component, Any]:
+        """Updates that put rewards of the lab into their cards, with none of one's own beside
+        them, and leave all else as it is."""
+        own = {OWN_LIST: ""} if OWN_LIST in self.widgets else {}
+        return {self.widgets[key]: gr.update(value=value)
+                for key, value in (self._cards(chosen) | own).items()}
+
     def mark(self, problems: Iterable[Problem]) -> dict[Component, Any]:
         """Updates of every widget's help: what is wrong with its value, or else what one should
-        know of it, or else what it is.
+        know of it, or else what it is. The cards of rewards have marks of their own.
 
         All of them each time: what a page shows now is not known here, and two changes in quick
         succession would otherwise leave a mark behind.
@@ -202,17 +212,52 @@ class Form:
                 info=(" ".join(said[level][key]) if level else self.looks[key][0].help) or None,
                 elem_classes=[*widget.elem_classes, *([MARKS[level]] if level else [])])
 
-        return {widget: marked(key, widget) for key, widget in self.widgets.items()}
+        return {widget: marked(key, widget) for key, widget in self.widgets.items()
+                if key != REWARD_LIST}
 
 
 MARKS = {"error": "wrong-field", "warning": "doubtful-field"}  # class of a field, the worst first
 
 
-def _card_values(reward: Reward, chosen: Chosen | None) -> dict[str, Any]:
+def cards_text(chosen: Iterable[Chosen]) -> str:
+    """The cards of these rewards as their widget holds them; all others are off."""
+    return json.dumps({one.name: _card(REWARDS[one.name], one) for one in chosen
+                       if one.name in REWARDS})
+
+
+def read_cards(text: Any) -> dict[str, dict[str, Any]]:
+    """{name: {part: value}} of every reward. Raises BadSettings for what no page of ours sends."""
+    try:
+        held = json.loads(text or "{}")
+        return {name: _card(reward, None) | {
+            part: value for part, value in held.get(name, {}).items()
+            if part in _card(reward, None)} for name, reward in REWARDS.items()}
+    except (TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise BadSettings("The rewards of the page cannot be read.", f"{error}.",
+                          "Reload the page.", REWARD_LIST) from error
+
+
+def _card(reward: Reward, chosen: Chosen | None) -> dict[str, Any]:
     own = {key: parameter.default for key, parameter in reward.knobs.items()}
     if chosen is None:
-        return {"on": False, "weight": 1.0, **own}
-    return {"on": True, "weight": chosen.weight, **own, **dict(chosen.params)}
+        return {"on": False, "weight": 1.0, "kind": reward.kind, **own}
+    return {"on": True, "weight": chosen.weight, "kind": chosen.takes_as, **own,
+            **dict(chosen.params)}
+
+
+def _problems_of_cards(text: Any) -> list[Problem]:
+    found = []
+    for name, card in read_cards(text).items():
+        looks = {"on": (Knob("Switch", ""), bool), "weight": (WEIGHT, float), "kind": (KIND, str),
+                 **{key: (one.knob, one.kind) for key, one in REWARDS[name].knobs.items()}}
+        for part, value in card.items():
+            if part != "on" and not card["on"]:
+                continue  # what is switched off may be unfinished
+            knob, kind = looks[part]
+            if wrong := _wrong(value, kind, knob):
+                found.append(Problem(f"'{knob.label}' of '{REWARDS[name].label}' {wrong}.",
+                                     field=f"rewards.{name}.{part}"))
+    return found
 
 
 def _wrong(value: Any, kind: Any, knob: Knob) -> str | None:

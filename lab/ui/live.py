@@ -1,32 +1,38 @@
 """The live view of a run: one gr.HTML that pulls rows from the server; the browser draws them.
 
 The browser (assets/live.js) asks `tick` once a second and gets only what is new: under 1 KiB,
-however long the run. What is big travels only when it is needed: `history` when a run is opened,
-`groups` when new answers are there and in view. Everything here only reads, for anyone can call it.
+however long the run. What is big travels only when it is needed: `history` when a run is opened.
+Groups of answers are shown by microscope.py. Everything here only reads, for anyone can call it.
 """
 
 import json
 import math
-from pathlib import Path
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import gradio as gr
-import plotly
 
-from lab.core.engines import TITLES
-from lab.core.metrics import CHARTS, Chart, names_in
+from lab.core import doing
+from lab.core.hardware.engines import TITLES
+from lab.core.insight.goal import shares
+from lab.core.insight.metrics import CHARTS, Chart, names_in
 from lab.core.problems import LabError, Problem, explain
-from lab.core.rewards.registry import REWARDS
+from lab.core.rewards.registry import Reward, known_with
+from lab.services import labels, verdicts
 from lab.services.lab import Lab
-from lab.services.runs import Run, RunLog, read_record
-from lab.services.workspace import PROJECT
+from lab.services.run_log import RunLog
+from lab.services.runs import PAUSED, Run, read_record
+from lab.ui.door import PLOTLY_PATH
+from lab.ui.panel import ASSETS
 
-PLOTLY = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
-ASSETS = PROJECT / "assets"
 BUDGET = 560  # bytes of rows in one tick; the rest of it takes about 400, question included
 MOST_BEHIND = 200  # points; a reader further behind than this loads the run anew
-LONGEST = 20_000  # characters of an answer that are sent
 RUNS_LISTED = 200
+HELD_OUT_SHOWN = 400  # points; what was asked of held-out questions between them is left out
+TICK = 0.01  # seconds by which two times of one clock differ when they are rounded
+WHOLE_AND_PART = ("goal/reached", "goal/mean")
 
 Row = list[float | None]
 
@@ -96,29 +102,12 @@ class Feed:
             try:
                 record = read_record(folder)
                 created = record.get("created")
-                found.append({"run": folder.id, "name": str(record.get("name") or ""),
+                name = labels.of_run(folder).name or str(record.get("name") or "")
+                found.append({"run": folder.id, "name": name,
                               "created": created if isinstance(created, int | float) else None})
             except LabError:
                 found.append({"run": folder.id, "name": "damaged", "created": None})
         return found
-
-    def groups(self, asked: Any) -> dict:
-        """Recorded groups of answers. `asked` is [run, step or null for the newest]."""
-        wanted, step = _list(asked, 2)
-        run, _ = self._find(wanted)
-        if run is None:
-            return {"run": ""}
-        log = self.runs.log(run.id)
-        found = log.groups_at(step if _is_count(step) else None)
-        if found is None:
-            return {"run": run.id, "step": None, "groups": []}
-        at, groups = found
-        steps = sorted(log.samples)
-        return {"run": run.id, "step": at,
-                "before": next((s for s in reversed(steps) if s < at), None),
-                "after": next((s for s in steps if s > at), None),
-                "labels": {name: reward.label for name, reward in REWARDS.items()},
-                "groups": [_group(group) for group in groups if isinstance(group, dict)]}
 
     def _find(self, wanted: Any) -> tuple[Run | None, str]:
         """(run to show, id of the active one). To show: the wanted, else active, else newest."""
@@ -142,15 +131,29 @@ class Feed:
         return {
             "run": run.id, "name": run.name, "status": run.status,
             "problem": run.problem.to_dict() if run.problem else None,
-            "notices": [{"level": n.level, "text": n.text} for n in log.notices[-20:]],
+            "notices": [{"level": n.level, "text": n.text} for n in log.notices[-20:]]
+            + ([{"level": "info", "text": run.reason}] if run.reason else []),
             "errors": {name: count for name, count in reward_errors(log).items() if count},
             "stack": str(stack.get("value", "")), "why": str(stack.get("why", "")),
             "engine": engine_of(log),
             "model": settings.model.name if settings else "",
             "answers": settings.train.answers_per_step() if settings else 0,
             "reward_first": _finite(run.reward_first),
+            "goal": goal_of(run, log), "resumed": log.resumed,
             "damaged": log.damaged,
         }
+
+
+def goal_of(run: Run, log: RunLog) -> dict:
+    """Whether there is a goal, how it moved, and what was asked of questions that are held out."""
+    asked = shares(log.held_out)
+    stride = max(1, math.ceil(len(asked) / HELD_OUT_SHOWN))
+    shown = sorted({*asked[:1], *asked[::-stride]})  # the base and the newest are always there
+    said = verdicts.newest(run.folder)
+    return {"has": run.has_goal or run.settings is None,
+            "moved": asdict(run.goal) if run.goal else None,
+            "held_out": [[step, _finite(share)] for step, share in shown],
+            "verdict": said and {key: said[key] for key in ("step", "headline", "level")}}
 
 
 def engine_of(log: RunLog) -> str:
@@ -173,20 +176,24 @@ def charted(run: Run, log: RunLog) -> list[str]:
         for name in (*(chart.band or ()), *names_in(chart, list(log.metrics))):
             if name in log.metrics and name not in found:
                 found.append(name)
+    if all(name in found for name in WHOLE_AND_PART) and len(
+            {log.metrics[name].tobytes() for name in WHOLE_AND_PART}) == 1:
+        found.remove(WHOLE_AND_PART[1])  # right or wrong and nothing between: one line says it
     return found
 
 
 def charts(run: Run, log: RunLog, names: list[str]) -> list[dict]:
     """The charts as the browser draws them; numbers stand for places in `names`."""
     made = []
+    kinds = {one.name: one.takes_as for one in run.settings.rewards.chosen} if run.settings else {}
     for chart in _charts_of(run, log):
         lines = names_in(chart, names)
         band = ([names.index(edge) for edge in chart.band]
                 if chart.band and all(edge in names for edge in chart.band) else None)
         made.append({"key": chart.key, "title": chart.title, "help": chart.help,
                      "percent": chart.percent, "band": band,
-                     "lines": [{"at": names.index(name), "name": _label(name)}
-                               for name in lines]})
+                     "lines": [{"at": names.index(name), "name": _label(name, _known(run)),
+                                "kind": kinds.get(_reward_of(name), "")} for name in lines]})
     return made
 
 
@@ -196,15 +203,26 @@ def _charts_of(run: Run, log: RunLog) -> list[Chart]:
             and (not chart.optional or names_in(chart, list(log.metrics)))]
 
 
-def _label(metric: str) -> str:
+def _reward_of(metric: str) -> str:
+    """The name of the reward whose mean this is; empty for other metrics."""
     start, _, rest = metric.partition("/")
-    if start == "rewards":
-        name = rest.removesuffix("/mean")
-        return REWARDS[name].label if name in REWARDS else name
-    return {"groups/dead_right": "All right", "groups/dead_wrong": "All wrong",
+    return rest.removesuffix("/mean") if start == "rewards" else ""
+
+
+def _known(run: Run) -> Mapping[str, Reward]:
+    """The rewards that this run may have, its own among them."""
+    return known_with(run.settings.rewards.file if run.settings else "")
+
+
+def _label(metric: str, known: Mapping[str, Reward]) -> str:
+    if name := _reward_of(metric):
+        return known[name].label if name in known else name
+    return {"goal/reached": "Right", "goal/mean": "Share of the goals' points",
+            "groups/dead_right": "All right", "groups/dead_wrong": "All wrong",
             "reward/weighted": "Reward", "completions/mean_length": "Tokens",
             "completions/clipped_ratio": "Cut", "loss": "Loss", "learning_rate": "Learning rate",
-            "kl": "KL", "entropy": "Entropy", "entropy/sampled": "Sampled",
+            "kl": "KL", "kl/target": "Target", "kl/beta": "Beta",
+            "entropy": "Entropy", "entropy/sampled": "Sampled",
             "gpu/memory_gb": "GB in use"}.get(metric, metric)
 
 
@@ -223,13 +241,21 @@ def _state(run: Run, log: RunLog) -> dict:
     state: dict[str, Any] = {"run": run.id, "status": run.status, "step": run.step,
                              "steps": run.steps, "seconds": round(run.seconds, 1),
                              "notices": len(log.notices),
-                             "errors": sum(reward_errors(log).values())}
+                             "errors": sum(reward_errors(log).values()),
+                             "asked": len(log.held_out) + len(verdicts.of_run(run.folder))}
     if (seconds := log.pace()) is not None:
         state["pace"] = float(f"{seconds:.3g}")
         if run.is_active:
             state["left"] = round(run.seconds_left() or 0)
-    if run.is_active and log.phase:
+    if run.status == PAUSED and log.paused_at:
+        state["for"] = round(max(0.0, time.time() - log.paused_at), 1)
+    elif run.is_active and log.phase:
         state["phase"] = log.phase[:80]
+        state["for"] = round(max(0.0, time.time() - log.phase_at), 1)
+    elif (run.is_active and log.started and (now := doing.read(run.folder.path))
+          and now.begun >= log.started_at - TICK):  # else of a worker that was killed
+        state |= {"now": [now.what, now.done, now.of],
+                  "for": round(max(0.0, time.time() - now.begun), 1)}
     if log.samples:
         state["sampled"] = max(log.samples)
     return state
@@ -244,34 +270,6 @@ def _within(rows: list[Row], budget: int) -> int:
             break
         taken += 1
     return taken
-
-
-def _group(group: dict) -> dict:
-    """One recorded group as the browser gets it: its answers, best advantage first."""
-    columns = group.get("columns") if isinstance(group.get("columns"), dict) else {}
-    answers = [_answer(a) for a in group.get("answers") or () if isinstance(a, dict)]
-    answers.sort(key=lambda answer: -(answer["advantage"] or 0.0))
-    reference = columns.get("answer")
-    return {"prompt": _text(group.get("prompt")), "answers": answers,
-            "reference": None if reference is None else str(reference)[:500]}
-
-
-def _answer(answer: dict) -> dict:
-    rewards = answer.get("rewards") if isinstance(answer.get("rewards"), dict) else {}
-    errors = answer.get("errors") if isinstance(answer.get("errors"), dict) else {}
-    return {"text": _text(answer.get("text")), "tokens": answer.get("tokens"),
-            "cut": bool(answer.get("cut")), "total": _finite(answer.get("total")),
-            "advantage": _finite(answer.get("advantage")),
-            "rewards": {str(name): _finite(value) for name, value in rewards.items()},
-            "errors": {str(name): str(text)[:500] for name, text in errors.items()}}
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, list):  # a prompt kept as messages
-        value = "\n\n".join(f"{m.get('role', '')}: {m.get('content', '')}"
-                            for m in value if isinstance(m, dict))
-    text = value if isinstance(value, str) else ""
-    return text if len(text) <= LONGEST else text[:LONGEST] + " …"
 
 
 def _finite(value: Any) -> float | None:
@@ -295,7 +293,6 @@ class LiveView(gr.HTML):
     the event's data has `run` and `status`."""
 
     def __init__(self, lab: Lab, **look: Any) -> None:
-        gr.set_static_paths([PLOTLY])
         feed = Feed(lab)
 
         def tick(asked):
@@ -307,19 +304,16 @@ class LiveView(gr.HTML):
         def detail(asked):
             return _safely(feed.detail, asked)
 
-        def groups(asked):
-            return _safely(feed.groups, asked)
-
         def listing(asked):
             return _safely(feed.listing, asked)
 
         super().__init__(
             value="", html_template=(ASSETS / "live.html").read_text(encoding="utf-8").replace(
-                "@plotly", f"gradio_api/file={PLOTLY.as_posix()}"),
+                "@plotly", PLOTLY_PATH),
             css_template=(ASSETS / "live.css").read_text(encoding="utf-8"),
             js_on_load=(ASSETS / "live.js").read_text(encoding="utf-8"),
             apply_default_css=False, elem_id="live",
-            server_functions=[tick, history, detail, groups, listing], **look)
+            server_functions=[tick, history, detail, listing], **look)
 
     def api_info(self) -> dict[str, Any]:
         return {"type": "string"}

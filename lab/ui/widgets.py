@@ -4,69 +4,103 @@ import asyncio
 import contextlib
 import functools
 import inspect
+import itertools
+import json
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from html import escape
 from typing import Any
 
 import gradio as gr
 
 from lab.core.problems import LabError, Problem, explain
+from lab.core.settings import ALL
 from lab.services.runs import Run
 
 QUIET = {"api_visibility": "private", "show_progress": "hidden"}  # for every handler of ours
+LABELS = {setting.key: setting.knob.label for setting in ALL}
 FRAME = 0.08  # seconds between two updates of a stream
 FREE = QUIET | {"concurrency_limit": None}  # for those that are quick and share nothing
 
 
-def explained(function: Callable) -> Callable:
-    """A handler whose failures become a toast with what happened, why and what to do."""
-
-    def toast(error: Exception) -> gr.Error:
+@contextlib.contextmanager
+def _as_toast() -> Iterator[None]:
+    """What fails inside becomes a toast with what happened, why and what to do."""
+    try:
+        yield
+    except gr.Error:
+        raise
+    except Exception as error:
         problem = explain(error)
         more = "".join(f"<br>{escape(part)}" for part in (problem.why, problem.next) if part)
-        return gr.Error(f"<b>{escape(problem.what)}</b>{more}", duration=20,
-                        print_exception=not isinstance(error, LabError))
+        raise gr.Error(f"<b>{escape(problem.what)}</b>{more}", duration=20,
+                       print_exception=not isinstance(error, LabError)) from error
 
+
+def explained(function: Callable) -> Callable:
+    """A handler of any kind whose failures become a toast."""
     if inspect.isasyncgenfunction(function):
         @functools.wraps(function)
         async def wrapped(*args, **kwargs):
-            try:
+            with _as_toast():
                 async for item in function(*args, **kwargs):
                     yield item
-            except gr.Error:
-                raise
-            except Exception as error:
-                raise toast(error) from error
     elif inspect.isgeneratorfunction(function):
         @functools.wraps(function)
         def wrapped(*args, **kwargs):
-            try:
+            with _as_toast():
                 yield from function(*args, **kwargs)
-            except gr.Error:
-                raise
-            except Exception as error:
-                raise toast(error) from error
+    elif inspect.iscoroutinefunction(function):
+        @functools.wraps(function)
+        async def wrapped(*args, **kwargs):
+            with _as_toast():
+                return await function(*args, **kwargs)
     else:
         @functools.wraps(function)
         def wrapped(*args, **kwargs):
-            try:
+            with _as_toast():
                 return function(*args, **kwargs)
-            except gr.Error:
-                raise
-            except Exception as error:
-                raise toast(error) from error
     return wrapped
 
 
 def problem_html(problem: Problem) -> str:
     """One problem in its three parts."""
     why = f"<p>{escape(problem.why)}</p>" if problem.why else ""
-    what_next = f"<p class='next'>{escape(problem.next)}</p>" if problem.next else ""
+    what_next = (f"<p class='next'>{escape(problem.next)}</p>"  # its cures say it as buttons
+                 if problem.next and not problem.cures else "")
     field = f" data-field='{escape(problem.field)}'" if problem.field else ""
     return (f"<div role='listitem' class='problem {escape(problem.level)}'{field}>"
-            f"<p class='what'>{escape(problem.what)}</p>{why}{what_next}</div>")
+            f"<p class='what'>{escape(problem.what)}</p>{why}{what_next}{_ways(problem)}</div>")
+
+
+# Of an HTML component that shows problems: a cure that is pressed becomes its `cure` event.
+CURE_JS = """
+element.addEventListener('click', event => {
+  const button = event.target.closest('button[data-cure]');
+  if (button) trigger('cure', {set: JSON.parse(button.dataset.cure)});
+});"""
+TABS_OF = {"data": "data", "sampling": "compare"}  # where the fields of a group stand; else Model
+IN_REWARDS = "train.multi_objective_aggregation"
+
+
+def _ways(problem: Problem) -> str:
+    """Buttons that cure a problem, and one that leads to the field it names."""
+    made = [f"<button type='button' class='way' data-cure='{escape(json.dumps(dict(changes)))}'>"
+            f"{escape(sentence)}</button>" for sentence, changes in problem.cures]
+    group = problem.field.partition(".")[0]
+    if group == "rewards" or problem.field == IN_REWARDS:
+        tab, label = "rewards", "the rewards"
+        place = "reward-editor" if group == "rewards" and problem.field.count(".") < 2 else (
+            f"set-{problem.field.replace('.', '-')}")
+    elif problem.field in LABELS:
+        tab, label = TABS_OF.get(group, "model"), f"'{LABELS[problem.field]}'"
+        place = f"set-{problem.field.replace('.', '-')}"
+    else:
+        return f"<p class='ways'>{''.join(made)}</p>" if made else ""
+    made.append(f"<button type='button' class='way' data-field-id='{escape(place)}' "
+                f"data-tab='{tab}'>Go to {escape(label)}</button>")
+    return f"<p class='ways'>{''.join(made)}</p>"
 
 
 def problems_html(problems: Iterable[Problem], none: str = "") -> str:
@@ -85,15 +119,19 @@ def problem_in_place(problem: Problem | None) -> dict:
 
 
 def table_html(head: Sequence[str], rows: Iterable[Sequence[Any]], caption: str = "",
-               numbers: Iterable[int] = ()) -> str:
-    """A table of text that scrolls inside itself; the columns in `numbers` are set to the right."""
+               numbers: Iterable[int] = (), classes: Sequence[str] = ()) -> str:
+    """A table of text that scrolls inside itself; the columns in `numbers` are set to the right.
+    `classes` has one for each row, or is empty."""
     right = set(numbers)
 
     def cells(tag: str, values: Sequence[Any]) -> str:
-        return "".join(f"<{tag}{' class=number' if i in right else ''}>{escape(str(value))}</{tag}>"
-                       for i, value in enumerate(values))
+        return "".join(
+            f"<{tag}{' class=number' if i in right else ''}"
+            + (f" data-label='{escape(str(head[i]))}'" if tag == "td" and i < len(head) else "")
+            + f">{escape(str(value))}</{tag}>" for i, value in enumerate(values))
 
-    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
+    body = "".join(f"<tr class='{kind}'>{cells('td', row)}</tr>" for row, kind in
+                   itertools.zip_longest(rows, classes, fillvalue=""))
     title = f"<caption>{escape(caption)}</caption>" if caption else ""
     return (f"<div class='table' tabindex='0'><table>{title}<thead><tr>{cells('th', head)}</tr>"
             f"</thead><tbody>{body}</tbody></table></div>")
@@ -118,6 +156,18 @@ def counted(count: int, what: str) -> str:
 def number(value: float | None) -> str:
     """A score as people write it, to three places; a dash where there is none."""
     return "–" if value is None else f"{round(value, 3):g}"
+
+
+def percent(share: float) -> str:
+    """A share of a sum as people write it: 50 %, 12.5 %."""
+    return f"{100 * share:.3g} %"
+
+
+def focus_js(then: str, hold: str = "") -> str:
+    """Moves the focus on when a press switches its own button off, or opens another tab; passes the
+    inputs through. See labFocus in assets/page.js."""
+    held = f", 600000, '#{hold}'" if hold else ""
+    return f"(...given) => {{ window.labFocus('#{then}'{held}); return given; }}"
 
 
 async def streamed(start: Callable[[], Iterable[Any]],

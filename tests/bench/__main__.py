@@ -1,6 +1,6 @@
 """`make bench`: the benchmark of the stack that this machine has, on a GPU or on the CPU."""
 
-from lab.core.engines import choose_stack
+from lab.core.hardware.engines import choose_stack
 from lab.services import machine
 from lab.services.workspace import PROJECT
 

@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from lab.backends import train
 from lab.core.prompts import messages
-from lab.core.rewards.registry import BatchReward
+from lab.core.rewards.scoring import BatchReward
 from lab.core.settings import Settings
 
 

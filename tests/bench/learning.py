@@ -13,7 +13,7 @@ import time
 
 from lab.core.catalog import RECIPES
 from lab.core.task import DEFAULT_LEVEL, LEVELS, problems
-from lab.services.datasets import HELD_OUT_SEED
+from lab.services.data.load import HELD_OUT_SEED
 from lab.services.evaluate import evaluate
 from lab.services.lab import Lab
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 
 from lab.core.settings import Settings
-from lab.services import datasets
-from lab.services.jobs import worker_environment
+from lab.services.data import load as datasets
+from lab.services.environment import worker_environment
 from lab.services.lab import Lab
 from lab.services.models import model_folder
 from lab.services.workspace import PROJECT

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from lab.core import memory
 from lab.core.catalog import RECIPES
+from lab.core.hardware import memory
+from lab.core.hardware.shapes import Shape
 from lab.core.settings import UNSLOTH, Settings, read_assignment
-from lab.core.shapes import Shape
 from lab.core.task import problems
 from lab.services import machine
 from tests.bench import measure

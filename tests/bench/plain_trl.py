@@ -23,7 +23,7 @@ from peft import LoraConfig  # noqa: E402
 from transformers import AutoModelForCausalLM, PrinterCallback  # noqa: E402
 from trl import GRPOConfig, GRPOTrainer  # noqa: E402
 
-from lab.backends import plain  # noqa: E402
+from lab.backends import plain, wording  # noqa: E402
 from tests.bench import given  # noqa: E402
 
 
@@ -41,7 +41,7 @@ def main() -> None:
 
 def train(folder: Path, scratch: Path, engine: str, steps: int | None) -> str:
     settings, path = given.read(folder, steps)
-    tokenizer = plain.load_tokenizer(path)
+    tokenizer = wording.load_tokenizer(path)
     clock = given.Clock()
     if torch.cuda.is_available():
         where = {"bf16": True, "fp16": False}

@@ -1,12 +1,12 @@
 """Is it right: rewards for what the answer says, wherever it stands in the text."""
 
 from lab.core.prompts import final_answer, in_format
-from lab.core.rewards.registry import reward
+from lab.core.rewards.registry import GOAL, SHAPE, reward
 
 _GOOD = in_format("6 * 7 = 42", "42")
 
 
-@reward("Whole number", name="int", max_score=0.5, examples=[
+@reward("Whole number", name="int", max_score=0.5, kind=SHAPE, examples=[
     (_GOOD, {}, 0.5),
     (in_format("I guess.", "7"), {}, 0.5),  # a wrong number is a number too
     ("42", {}, 0.5),
@@ -22,7 +22,7 @@ def int_(completion: str) -> float:
     return 0.5 if final_answer(completion).isdigit() else 0.0
 
 
-@reward("Right answer", max_score=2.0, examples=[
+@reward("Right answer", max_score=2.0, kind=GOAL, examples=[
     (_GOOD, {"answer": "42"}, 2.0),
     ("<answer>42</answer>", {"answer": "42"}, 2.0),
     ("42", {"answer": "42"}, 2.0),

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from lab.core.knobs import Knob
 from lab.core.prompts import in_format
-from lab.core.rewards.registry import reward
+from lab.core.rewards.registry import SHAPE, reward
 
 # The classic notebook's patterns,
 #     strict  ^<reasoning>\n.*?\n</reasoning>\n<answer>\n.*?\n</answer>\n$
@@ -28,7 +28,7 @@ _TWO_LINES = in_format("6 * 7\n= 42", "42")
 _ONE_LINE = "<reasoning>6 * 7 = 42</reasoning> <answer>42</answer>"
 
 
-@reward("Tag count", max_score=0.5, examples=[
+@reward("Tag count", max_score=0.5, kind=SHAPE, examples=[
     (_GOOD, {}, 0.5),
     (_TWO_LINES, {}, 0.5),
     (_GOOD + "Done!", {}, 0.49),  # five characters too many, counted twice
@@ -58,7 +58,7 @@ def xmlcount(completion: str) -> float:
     return score
 
 
-@reward("Soft format", max_score=0.5, examples=[
+@reward("Soft format", max_score=0.5, kind=SHAPE, examples=[
     (_GOOD, {}, 0.5),
     (_TWO_LINES, {}, 0.5),
     (_ONE_LINE, {}, 0.5),
@@ -74,7 +74,7 @@ def soft_format(completion: str, *, multiline: Multiline = True) -> float:
     return 0.5 if re.match(_SOFT, completion, re.DOTALL if multiline else 0) else 0.0
 
 
-@reward("Strict format", max_score=0.5, examples=[
+@reward("Strict format", max_score=0.5, kind=SHAPE, examples=[
     (_GOOD, {}, 0.5),
     (_TWO_LINES, {}, 0.5),
     (in_format("", ""), {}, 0.5),  # tags alone pass

@@ -2,52 +2,79 @@
 
 import asyncio
 import re
-import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
-from html import escape
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 
 import gradio as gr
 
-from lab.core.problems import BadData
-from lab.core.prompts import messages
-from lab.core.settings import SOURCES, Data, Settings
+from lab.core.problems import BadData, LabError, explain
+from lab.core.prompts import with_its_turns
+from lab.core.settings import (
+    AUTO,
+    MADE,
+    REASONING_GYM,
+    SOURCES,
+    WORD_PROBLEMS,
+    Data,
+    Settings,
+)
 from lab.core.task import LEVELS
-from lab.services import datasets
-from lab.services.datasets import Split
+from lab.services.data import load as datasets
+from lab.services.data.fields import fields_in
+from lab.services.data.lengths import at_hand, lengths_of
+from lab.services.data.mapping import Mapped, mapped
+from lab.services.data.places import allow_file
+from lab.services.data.report import Report, describe
+from lab.services.data.table import watched
+from lab.services.data.uploads import clear_out, keep_upload
 from lab.services.lab import Lab
-from lab.ui.access import owner_only
+from lab.ui.access import may_train, owner_only
+from lab.ui.data_view import columns_html, lengths_html, report_html
 from lab.ui.forms import Form
-from lab.ui.widgets import QUIET, explained, table_html
+from lab.ui.widgets import FREE, QUIET, explained, problem_in_place, problems_html
 
-FILE_KINDS = (".csv", ".json", ".jsonl", ".parquet")
-SOURCE_TITLES = {"word-problems": "Word problems, made by the lab", "gsm8k": "GSM8K",
+LARGEST_UPLOAD = "200 MB"
+PATIENCE = 60.0  # seconds that the first rows of an upload may take
+UNSEEN = ("<p class='empty'>Press Preview for rows, the exact prompt and how long the prompts are."
+          "</p>")
+SOURCE_TITLES = {WORD_PROBLEMS: "Word problems, made by the lab", "gsm8k": "GSM8K",
+                 REASONING_GYM: "Tasks of reasoning-gym",
                  "hub": "A dataset of the Hub", "file": "A file"}
-MEASURED = 500  # prompts whose length is counted
-TABLE_ROWS = 8
-BINS = 24
+PATH_LABELS = {"hub": "Hub dataset (owner/name)", "file": "File", "gsm8k": "Local copy, if any"}
+MAPPING = ("question_column", "answer_column", "answer_extraction", "template")
+# A change of one of these is shown at once, where nothing has to be fetched for it.
+WATCHED = ("source", "level", "tasks", "difficulty", "path", *MAPPING, "system_prompt",
+           "held_out", "held_out_share", "rows")
 
 
 @dataclass
 class DataTab:
     built_in: gr.Column
+    gym: gr.Column
     outside: gr.Column
     mapping: gr.Column
+    path: gr.Textbox
     upload: gr.File
+    refused: gr.HTML
     read_columns: gr.Button
     columns: gr.HTML
     preview: gr.Button
     counts: gr.HTML
+    held_out: gr.Button
+    left_out: gr.DownloadButton
     row: gr.Number
     prompt: gr.Textbox
     lengths: gr.HTML
+    longest: gr.Button
 
     def visible_for(self, source: str) -> dict:
-        """Show what this source needs."""
-        return {self.built_in: gr.update(visible=source == "word-problems"),
-                self.outside: gr.update(visible=source != "word-problems"),
+        """Show what this source needs, and call its field by its name."""
+        return {self.built_in: gr.update(visible=source == WORD_PROBLEMS),
+                self.gym: gr.update(visible=source == REASONING_GYM),
+                self.outside: gr.update(visible=source not in MADE),
                 self.mapping: gr.update(visible=source in ("hub", "file"))}
 
 
@@ -57,164 +84,228 @@ def build_tab(lab: Lab, form: Form) -> DataTab:
         with gr.Column(scale=5, min_width=320):
             gr.HTML("<h2>Where the questions come from</h2>")
             form.widget("data.source", choices=[(SOURCE_TITLES[s], s) for s in SOURCES])
-            with gr.Column(visible=source == "word-problems", elem_id="built-in") as built_in:
+            with gr.Column(visible=source == WORD_PROBLEMS, elem_id="built-in") as built_in:
                 form.widget("data.level", choices=[(f"{n}: {text}", n)
                                                    for n, text in LEVELS.items()])
-            with gr.Column(visible=source != "word-problems", elem_id="outside") as outside:
-                upload = gr.File(label="Upload CSV, JSON, JSONL or Parquet", height=120,
-                                 file_types=list(FILE_KINDS), elem_id="upload")
-                form.widget("data.path")
+            with gr.Column(visible=source == REASONING_GYM, elem_id="gym") as gym:
+                form.widget("data.tasks")
+                form.widget("data.difficulty")
+            with gr.Column(visible=source not in MADE, elem_id="outside") as outside:
+                upload = gr.File(label="Upload CSV, JSON, JSONL, Parquet or Excel, also as .gz: up "
+                                 f"to {LARGEST_UPLOAD} (larger ones by their path)", height=120,
+                                 elem_id="upload")
+                refused = gr.HTML(visible=False, elem_id="upload-refused")
+                path = form.widget("data.path")
             with gr.Column(visible=source in ("hub", "file"), elem_id="mapping") as mapping:
                 with gr.Row():
                     read_columns = gr.Button("Read the columns", size="md", scale=0, min_width=180,
                                              elem_id="read-columns")
                     columns = gr.HTML(elem_id="columns-found")
                 with gr.Row(elem_classes="fields"):
-                    form.widget("data.question_column", choices=["question"],
-                                allow_custom_value=True)
-                    form.widget("data.answer_column", choices=["", "answer"],
+                    form.widget("data.question_column", choices=[AUTO], allow_custom_value=True)
+                    form.widget("data.answer_column", choices=[AUTO, ("none", "")],
                                 allow_custom_value=True)
                     form.widget("data.answer_extraction")
+                form.widget("data.template")
                 form.group("data", ("data.subset", "data.split"))
             form.group("data")
         with gr.Column(scale=4, min_width=300, elem_classes="side"), \
                 gr.Column(elem_classes="sheet"):
             gr.HTML("<h3>What the model sees</h3>")
             preview = gr.Button("Preview", size="md", elem_id="preview")
-            counts = gr.HTML("<p class='empty'>Press Preview for rows, the exact prompt and how "
-                             "long the prompts are.</p>", elem_id="preview-counts")
-            row = gr.Number(1, label="Row", info="Whose prompt is shown; press Preview again "
-                            "for another.", step=1, visible=False, elem_id="preview-row")
+            counts = gr.HTML(UNSEEN, elem_id="preview-counts")
+            with gr.Row():
+                held_out = gr.Button("Set 'Held-out rows'", size="md", visible=False,
+                                     elem_id="fit-held-out")
+                left_out = gr.DownloadButton("Rows not used (CSV)", size="md", visible=False,
+                                             elem_id="left-out")
+            row = gr.Number(1, label="Row", info="Whose prompt is shown.", step=1, visible=False,
+                            elem_id="preview-row")
             prompt = gr.Textbox(label="Exact prompt", lines=8, max_lines=24, buttons=["copy"],
                                 interactive=False, visible=False, elem_id="preview-prompt")
             lengths = gr.HTML(elem_id="preview-lengths")
-    return DataTab(built_in, outside, mapping, upload, read_columns, columns, preview, counts,
-                   row, prompt, lengths)
+            longest = gr.Button("Set 'Longest prompt'", size="md", visible=False,
+                                elem_id="fit-longest")
+    return DataTab(built_in, gym, outside, mapping, path, upload, refused, read_columns, columns,
+                   preview, counts, held_out, left_out, row, prompt, lengths, longest)
 
 
 def wire(tab: DataTab, lab: Lab, form: Form) -> None:
-    mapping = [form.widgets[f"data.{name}"]
-               for name in ("source", "path", "question_column", "answer_column")]
+    mapping = [*(form.widgets[f"data.{name}"] for name in ("source", "path", *MAPPING)),
+               tab.columns]
+    tables = Path(tempfile.mkdtemp(prefix="grpo-lab-data-"))
 
-    def mapped(data: Data) -> list:
-        columns = datasets.columns_of(data)
-        question, answer = datasets.guess_mapping(columns)
-        return [data.source, data.path, gr.Dropdown(choices=columns, value=question),
-                gr.Dropdown(choices=["", *columns], value=answer),
-                columns_html(columns, question, answer)]
+    clear_out(lab.workspace)
+
+    def guess(data: Data) -> list:
+        columns, rows = datasets.sample_of(data)
+        offered = fields_in(columns, rows)
+        # Of the Hub no row is known yet, and names alone do not tell a conversation from a text.
+        found = mapped(data, columns, rows) if rows else Mapped(*4 * [AUTO])
+        return [data.source, data.path,
+                gr.Dropdown(choices=[AUTO, *offered], value=found.question),
+                gr.Dropdown(choices=[AUTO, ("none", ""), *offered], value=found.answer),
+                found.extraction, found.template, columns_html(offered, found)]
 
     @explained
     @owner_only
-    def take_upload(path: str) -> list:
-        updates = mapped(Data(source="file", path=path))  # refuses what is no table
-        updates[1] = str(keep_upload(Path(path), lab.workspace.make().uploads))
-        return updates
+    def take_upload(path: str) -> dict:
+        """One that cannot be read leaves nothing of an earlier file in force, nor shown."""
+        allow_file(Path(path))  # gradio takes none but one that was just handed in
+        try:
+            with watched(patience(PATIENCE)):
+                updates = guess(Data(source="file", path=path))  # refuses what is no table
+            updates[1] = str(keep_upload(Path(path), lab.workspace))
+            return dict(zip(mapping, updates, strict=True)) | {tab.refused: problem_in_place(None)}
+        except Exception as error:
+            Path(path).unlink(missing_ok=True)
+            cleared = ["file", "", AUTO, AUTO, Data().answer_extraction, Data().template, ""]
+            return dict(zip(mapping, cleared, strict=True)) | _nothing(tab) | {
+                tab.counts: UNSEEN, tab.upload: None,
+                tab.refused: problem_in_place(explain(error))}
 
     @explained
     @owner_only
     def read_columns(**values) -> list:
         where = ("data.source", "data.path", "data.subset", "data.split")
-        return mapped(Settings().with_values({key: values[key] for key in where}).data)
+        return guess(Settings().with_values({key: values[key] for key in where}).data)
 
-    form.shown_by += [
-        tab.upload.upload(take_upload, tab.upload, [*mapping, tab.columns], **QUIET),
-        tab.read_columns.click(read_columns, None, [*mapping, tab.columns],
-                               inputs_kwargs=form.inputs("data."), **QUIET)]
+    filled = [tab.upload.upload(take_upload, tab.upload, [*mapping, tab.upload, tab.refused,
+                                                          tab.counts, *_nothing(tab)], **QUIET),
+              tab.read_columns.click(read_columns, None, mapping,
+                                     inputs_kwargs=form.inputs("data."), **QUIET)]
+    form.shown_by += filled
 
-    @tab.preview.click(inputs=[tab.row], inputs_kwargs=form.inputs(),
-                       outputs=[tab.preview, tab.counts, tab.row, tab.prompt, tab.lengths],
-                       concurrency_id="preview", concurrency_limit=2, **QUIET)
+    @form.widgets["data.source"].change(inputs=form.widgets["data.source"], outputs=tab.path,
+                                        **FREE)
+    def name_path(source: str):
+        return gr.update(label=PATH_LABELS.get(source, PATH_LABELS["file"]))
+
+    question, answer = (form.widgets[f"data.{name}"] for name in MAPPING[:2])
+    shown = [question, answer, tab.preview, tab.counts, tab.held_out, tab.left_out, tab.row,
+             tab.prompt, tab.lengths, tab.longest]
+
+    def fields_of(found: Report) -> dict:
+        """What is inside the columns can be chosen, once the rows are known."""
+        offered = found.split.fields
+        return {} if not offered else {
+            question: gr.update(choices=[AUTO, *offered]),
+            answer: gr.update(choices=[AUTO, ("none", ""), *offered])}
+
+    async def look(row: float | None, values: dict):
+        """The rows at once, then what needs the tokenizer."""
+        idle = {tab.preview: gr.Button("Preview", interactive=True)}
+        try:
+            settings = form.read(values)
+            yield {tab.preview: gr.Button("Loading …", interactive=False)}
+            share: list[float] = []
+            with watched(share.append):
+                loading = asyncio.create_task(asyncio.to_thread(
+                    datasets.load, settings.data, settings.train.seed))
+            while not (await asyncio.wait([loading], timeout=0.5))[0]:
+                if share:
+                    yield {tab.preview: gr.Button(f"Loading … {share[-1]:.0%}")}
+            split = await loading
+            number = max(1, min(int(row or 1), len(split.train) or 1))
+            found = await asyncio.to_thread(describe, settings, split)
+            measuring = asyncio.create_task(asyncio.to_thread(
+                lengths_of, lab.chat, settings, split, number - 1)) \
+                if split.train and at_hand(settings) else None
+            # Not where they come at once: of two values in a row the page may keep the first.
+            if not measuring or not (await asyncio.wait([measuring], timeout=1))[0]:
+                yield _counted(tab, found, number, tables) | fields_of(found)
+            if measuring:
+                yield {tab.preview: gr.Button("Reading the tokenizer …")}
+                measured = await measuring
+                yield _counted(tab, replace(found, lengths=measured), number, tables) | \
+                    fields_of(found) | {
+                    tab.lengths: lengths_html(measured.tokens, measured.longest),
+                    tab.longest: gr.update(
+                        value=f"Set 'Longest prompt' to {_fitting(measured.percentile(95))}: 95 % "
+                        "of the prompts fit", visible=True)}
+            elif split.train:
+                yield {tab.lengths: "<p class='facts'>The model's tokenizer is not on this machine "
+                       "yet: lengths are counted when it is.</p>", tab.longest: gr.update(
+                           visible=False)}
+        except LabError as error:  # in place: what is shown of another file would mislead
+            yield idle | _nothing(tab) | {tab.counts: problems_html([error.problem])}
+            return
+        except Exception as error:
+            yield idle | _nothing(tab) | {tab.counts: problems_html([explain(error)])}
+            raise
+        yield idle
+
     @explained
     @owner_only
     async def preview(row: float | None, **values):
-        idle = gr.Button("Preview", interactive=True)
-        try:
-            settings = form.read(values)
-            yield gr.Button("Loading …", interactive=False), *4 * [gr.skip()]
-            split = await asyncio.to_thread(datasets.load, settings.data,
-                                            settings.train.seed)
-            there = bool(split.train)
-            yield (gr.Button("Reading the tokenizer …"), counts_html(split),
-                   gr.Number(visible=there), gr.Textbox(visible=there), "")
-            if there:
-                number = max(1, min(int(row or 1), len(split.train)))
-                text, bars = await asyncio.to_thread(measure, lab, settings, split, number)
-                yield gr.skip(), gr.skip(), number, text, bars
-        except Exception:
-            yield idle, *4 * [gr.skip()]
-            raise
-        yield idle, *4 * [gr.skip()]
+        async for update in look(row, values):
+            yield update
+
+    called = {"inputs": [tab.row], "inputs_kwargs": form.inputs(), "outputs": shown,
+            "concurrency_id": "preview", "concurrency_limit": 2, **QUIET}
+    tab.preview.click(preview, **called)
+
+    @explained
+    async def follow(row: float | None, **values):
+        """The same at each change, of who may; of the Hub nothing is fetched without being asked
+        to."""
+        source, path = values["data.source"], values["data.path"]
+        fetches = source == "hub" or not path and source not in MADE
+        if fetches or not may_train() or form.problems(values):
+            return
+        async for update in look(row, values):
+            yield update
+
+    changed = [form.widgets[f"data.{name}"].input for name in WATCHED]
+    for when in (*(event.then for event in filled),
+                 lambda *a, **k: gr.on([*changed, tab.row.input], *a, **k)):
+        when(follow, trigger_mode="always_last", **called)
+
+    fit = form.widgets["data.held_out"], form.widgets["train.max_prompt_length"]
+    form.shown_by += [
+        tab.held_out.click(lambda label: int(label.rsplit(" ", 1)[-1].replace(",", "")),
+                           tab.held_out, fit[0], **FREE),
+        tab.longest.click(lambda label: int(re.search(r"to ([\d,]+)", label)[1].replace(",", "")),
+                          tab.longest, fit[1], **FREE)]
 
 
-def keep_upload(path: Path, folder: Path) -> Path:
-    """Copy an upload into the lab's own folder, under a plain name that no other content has."""
-    suffix = path.suffix.lower()
-    if suffix not in FILE_KINDS:
-        raise BadData(f"{path.name} cannot be used.", f"Its name ends in {suffix or 'nothing'}.",
-                      f"Upload a file that ends in {', '.join(FILE_KINDS)}.", "data.path")
-    stem = re.sub(r"[^A-Za-z0-9_]+", "-", path.stem).strip("-")[:60] or "upload"
-    folder.mkdir(parents=True, exist_ok=True)
-    attempt = 1
-    while (kept := folder / f"{stem}{f'-{attempt}' if attempt > 1 else ''}{suffix}").exists():
-        if path.read_bytes() == kept.read_bytes():
-            return kept
-        attempt += 1
-    shutil.copyfile(path, kept)
-    return kept
+def _counted(tab: DataTab, found: Report, number: int, tables: Path) -> dict:
+    """Updates that show a report; the prompt is the rows' own text until a tokenizer wrote it."""
+    split, left_out = found.split, bool(found.left_out)
+    short = len(split.held_out) < split.held_out_wanted
+    there = bool(split.train)
+    if left_out:
+        (tables / "rows-not-used.csv").write_text(found.table(), encoding="utf-8")
+    text = (found.lengths.first if found.lengths else
+            with_its_turns(split.train[number - 1]) if there else "")
+    return {tab.counts: report_html(found),
+            tab.held_out: gr.update(visible=short, value="Set 'Held-out rows' to "
+                                    f"{len(split.held_out):,}"),
+            tab.left_out: gr.update(visible=left_out, value=str(tables / "rows-not-used.csv")
+                                    if left_out else None),
+            tab.row: gr.update(visible=there, value=number),
+            tab.prompt: gr.update(visible=there, value=text)}
 
 
-def measure(lab: Lab, settings: Settings, split: Split, row: int) -> tuple[str, str]:
-    """The exact prompt of one row (from 1), and a histogram of the lengths of the first ones."""
-    questions = [r["question"] for r in split.train[:MEASURED]]
-    asked = [messages(text, settings.data.system_prompt)
-             for text in (split.train[row - 1]["question"], *questions)]
-    shown, *rest = lab.chat.render(settings, asked)
-    return shown.text, lengths_html([r.tokens for r in rest], settings.train.max_prompt_length)
+def _nothing(tab: DataTab) -> dict:
+    hidden = gr.update(visible=False)
+    return {tab.held_out: hidden, tab.left_out: hidden, tab.row: hidden, tab.prompt: hidden,
+            tab.lengths: "", tab.longest: hidden}
 
 
-def columns_html(columns: Sequence[str], question: str, answer: str) -> str:
-    return (f"<p class='facts' role='status'>Columns: {escape(', '.join(columns))}. Question: "
-            f"<b>{escape(question)}</b>; reference answer: <b>{escape(answer or 'none')}</b>.</p>")
+def _fitting(tokens: int) -> int:
+    """The next length that the setting takes in its steps of 8."""
+    return max(8, -(-tokens // 8) * 8)
 
 
-def counts_html(split: Split) -> str:
-    """How many rows there are, what was left out, and the first of them."""
-    notes = "".join(f"<li>{escape(note)}</li>" for note in split.notes)
-    head = [*split.train[0]] if split.train else []
-    rows = [[i, *(_cell(row.get(column)) for column in head)]
-            for i, row in enumerate(split.train[:TABLE_ROWS], 1)]
-    return (f"<p class='counts'><b>{len(split.train):,}</b> rows to train on, "
-            f"<b>{len(split.held_out):,}</b> held out.</p>"
-            + (f"<ul class='notes'>{notes}</ul>" if notes else "")
-            + (table_html(["", *head], rows, numbers=[0]) if rows else ""))
+def patience(seconds: float) -> Callable[[float], None]:
+    """What gives up on a file that takes longer than this."""
+    until = time.monotonic() + seconds
 
+    def told(share: float) -> None:
+        if time.monotonic() > until:
+            raise BadData(f"Reading it took longer than {seconds:.0f} seconds.",
+                          f"{share:.0%} of it was read.", "Keep fewer rows and columns, or save it "
+                          "as Parquet.", "data.path")
 
-def _cell(value: object) -> str:
-    text = "" if value is None else " ".join(str(value).split())
-    return text if len(text) <= 160 else f"{text[:159]}…"
-
-
-def lengths_html(tokens: Sequence[int], longest: int) -> str:
-    """A histogram of prompt lengths; bars of what is left out as too long are marked."""
-    low, high = min(tokens), max(tokens)
-    width = max(1, -(-(high - low + 1) // BINS))
-    counts: dict[int, int] = {}
-    for count in tokens:
-        counts[(count - low) // width] = counts.get((count - low) // width, 0) + 1
-    tallest = max(counts.values())
-    bars = []
-    for i in range((high - low) // width + 1):
-        start, end = low + i * width, low + (i + 1) * width - 1
-        share = 100 * counts.get(i, 0) / tallest
-        name = f"{start}" if start == end else f"{start} to {end}"
-        bars.append(f"<i style='height:{share:.1f}%' class='{'long' if start > longest else ''}' "
-                    f"title='{name} tokens: {counts.get(i, 0)}'></i>")
-    long = sum(count > longest for count in tokens)
-    verdict = (f"<b class='wrong'>{long:,} of {len(tokens):,} are longer than the longest prompt, "
-               f"{longest}, and are left out of training.</b>" if long else
-               f"All fit in the longest prompt, {longest}.")
-    text = (f"Prompts have {low} to {high} tokens, half of them at most "
-            f"{median(tokens):.0f} ({len(tokens):,} measured).")
-    return (f"<h4>Prompt lengths</h4><div class='bars' role='img' aria-label='{text}'>"
-            f"{''.join(bars)}</div><div class='axis'><span>{low}</span><span>{high} tokens</span>"
-            f"</div><p class='facts'>{text} {verdict}</p>")
+    return told

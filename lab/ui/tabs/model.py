@@ -2,6 +2,7 @@
 
 import shlex
 import threading
+import time
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -9,23 +10,24 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from lab.core import engines
-from lab.core.catalog import MODELS
-from lab.core.cures import Cure
-from lab.core.machine import Machine
-from lab.core.memory import Estimate, weights_gb
+from lab.core.hardware import engines
+from lab.core.hardware.cures import Cure
+from lab.core.hardware.machine import Machine
+from lab.core.hardware.memory import Estimate, weights_gb
 from lab.core.problems import LabError, Problem
 from lab.core.prompts import messages
 from lab.core.settings import Settings
+from lab.core.words import duration
 from lab.services import machine, models
 from lab.services.chat import Side
 from lab.services.lab import Lab
 from lab.services.models import ModelFacts
 from lab.ui.access import owner_only
 from lab.ui.forms import Form
-from lab.ui.widgets import FREE, QUIET, counted, explained, problems_html, streamed
+from lab.ui.widgets import CURE_JS, FREE, QUIET, counted, explained, problems_html, streamed
 
 GROUP_KEYS = ("train.num_generations", "train.prompts_per_step")
+IN_REWARDS = ("train.multi_objective_aggregation",)  # whose widgets stand in that tab
 FIRST_QUESTION = ("Ana has 12 apples. She buys 5 more and gives 4 to Ben. "
                   "How many apples does Ana have?")
 
@@ -63,19 +65,19 @@ def build_tab(lab: Lab, form: Form) -> ModelTab:
     with gr.Row(elem_classes="columns"):
         with gr.Column(scale=5, min_width=320):
             gr.HTML("<h2>Model</h2>")
-            form.widget("model.name", allow_custom_value=True, choices=[
-                (m.title, m.name) for m in MODELS])
+            form.widget("model.name", allow_custom_value=True, choices=models.offered(
+                machine.look(lab.workspace.root)))
             about = gr.HTML(elem_id="model-about")
             look_up = gr.Button("Look it up on the Hub", size="sm", visible=False,
                                 elem_id="model-look-up")
             form.group("model")
-            memory = gr.HTML(elem_id="model-memory")
+            memory = gr.HTML(elem_id="model-memory", js_on_load=CURE_JS)
             gr.HTML("<h2>LoRA</h2>")
             form.group("lora")
             with gr.Accordion("How it learns", open=True, elem_id="how-it-learns"):
                 form.group("train", GROUP_KEYS)
                 derived = gr.HTML(elem_id="derived")
-                form.group("train")
+                form.group("train", without=IN_REWARDS)
             with gr.Accordion("Hardware", open=False, elem_id="hardware"):
                 form.group("hardware")
         with gr.Column(scale=3, min_width=300, elem_classes="side"), \
@@ -109,11 +111,13 @@ def wire(tab: ModelTab, lab: Lab, form: Form) -> None:
             conversation = messages(question, settings.data.system_prompt)
             yield ("", "<p class='busy' role='status'>The model is being loaded …</p>",
                    gr.update(interactive=False), gr.update(interactive=True))
+            begun = time.monotonic()
             async for update in streamed(lambda: lab.chat.stream(
                     settings, [Side(conversation)], settings.sampling, settings.train.seed, stop),
                     stop):
                 end = ", cut at the longest length" if update.cut else ""
-                yield (update.text, f"<p class='facts'>{update.tokens} tokens{end}</p>",
+                yield (update.text, f"<p class='facts'>{update.tokens} tokens in "
+                       f"{duration(time.monotonic() - begun)}{end}</p>",
                        gr.skip(), gr.skip())
         except Exception:
             yield gr.skip(), "", gr.update(interactive=True), gr.update(interactive=False)

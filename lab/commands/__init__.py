@@ -1,0 +1,1 @@
+"""The commands of `python -m lab`, one file each: its arguments in `add`, its work in `run`."""
