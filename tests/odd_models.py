@@ -77,6 +77,10 @@ def endless(folder: Path) -> None:
                   "{% endfor %}{% endfor %}" + CHATML)
 
 
+def filling(folder: Path) -> None:
+    with_template(folder, "{{ 'a' * 2000000000 }}" + CHATML)
+
+
 def broken_template(folder: Path) -> None:
     with_template(folder, "{% if messages %}" + CHATML)
 

@@ -42,6 +42,7 @@ TOLD = [
     ("no_eos", {}, ("warning", "model.name", "token 3 is taken")),
     ("no_end_at_all", {}, ("error", "model.name", "no end-of-text token")),
     ("endless", {}, ("error", "model.name", "does not end")),
+    ("filling", {}, ("error", "model.name", "does not end")),
     ("broken_template", {}, ("error", "model.name", "cannot be used")),
     ("deep", {}, ("error", "model.name", "num_hidden_layers is 1000000000")),
     ("too_many_weights", {}, ("error", "model.name", "not those of this config.json")),

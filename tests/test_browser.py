@@ -112,7 +112,11 @@ def wait_for_points(page, more_than: int, chart: str = "goal") -> None:
 
 
 def start_starter(page) -> None:
-    """Press Start on the default recipe, which takes its time, and wait for the first points."""
+    """Press Start on the default recipe, with steps without end, and wait for the first points."""
+    open_tab(page, "Model & LoRA")
+    page.locator("#set-train-max_steps input").first.fill("5000")
+    open_tab(page, "Start")
+    expect(page.locator("#summary")).to_contain_text("5,000 steps", timeout=SLOW)
     expect(page.locator("#problems")).to_contain_text("Nothing speaks against", timeout=SLOW)
     page.locator("#start").click()
     expect(live(page)).to_have_attribute("data-status", "running", timeout=SLOW)

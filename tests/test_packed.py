@@ -25,6 +25,7 @@ from lab.backends.engines.packed import (
 from lab.backends.train import arguments
 from lab.core.catalog import RECIPES
 from lab.core.insight import losses
+from lab.core.insight.metrics import DIFFERENCE
 from lab.services.workspace import STARTER_FOLDER
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
@@ -185,6 +186,21 @@ def test_groups_without_signal_are_left_out_and_gradients_and_metrics_stay(train
         counted.clear()
         learnt(trainer, inputs)
         assert counted == [(sum(prompts) + sum(answers), True)]
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["first use", "second use of a rollout"])
+def test_how_far_the_drawing_weights_are_from_the_learning_ones_is_told(trainer, again):
+    inputs = batch(499, masked=(1,))
+    told = log_probs(trainer, inputs)[0]
+    if again:  # the weights have moved since, which is no fault of the drawing
+        inputs["old_per_token_logps"] = told + 0.3
+        told = told + 0.3
+    signs = torch.where(torch.arange(told.shape[1]) % 2 == 0, 1.0, -1.0)
+    inputs["sampling_per_token_logps"] = told + 0.02 * signs
+    inputs["sampling_per_token_logps"][1] = -100.0  # a row that does not count
+    with packed(trainer):
+        _, _, metrics = learnt(trainer, inputs)
+    torch.testing.assert_close(metrics[DIFFERENCE], torch.tensor([0.02]), atol=1e-4, rtol=0)
 
 
 def watched(forward, counted: list):

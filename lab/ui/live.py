@@ -17,7 +17,7 @@ import gradio as gr
 from lab.core import doing
 from lab.core.hardware.engines import TITLES
 from lab.core.insight.goal import shares
-from lab.core.insight.metrics import CHARTS, Chart, names_in
+from lab.core.insight.metrics import CHARTS, DIFFERENCE, Chart, names_in
 from lab.core.problems import LabError, Problem, explain
 from lab.core.rewards.registry import Reward, known_with
 from lab.services import labels, verdicts
@@ -223,7 +223,7 @@ def _label(metric: str, known: Mapping[str, Reward]) -> str:
             "completions/clipped_ratio": "Cut", "loss": "Loss", "learning_rate": "Learning rate",
             "kl": "KL", "kl/target": "Target", "kl/beta": "Beta",
             "entropy": "Entropy", "entropy/sampled": "Sampled",
-            "gpu/memory_gb": "GB in use"}.get(metric, metric)
+            DIFFERENCE: "Difference", "gpu/memory_gb": "GB in use"}.get(metric, metric)
 
 
 def reward_errors(log: RunLog) -> dict[str, int]:

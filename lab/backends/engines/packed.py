@@ -24,6 +24,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from lab.core.hardware.memory import PIECE, PIECE_ON_GPU
+from lab.core.insight.metrics import DIFFERENCE
 
 NAME = "grpo_lab_packed"  # of this attention among transformers' own
 # How near a model must come to its padded pass: above rounding, in 32 and in 16 bit, and below
@@ -375,6 +376,7 @@ class PackedPass:
         self.trainer = trainer
         self.compute_loss = trainer._compute_loss
         self.pulls: list[bool] | None = None  # which answers do, where some may not
+        self.latest: torch.Tensor | None = None  # (B, C) log-probabilities of the last pass
 
     def take_over(self) -> str:
         """From here on batches go through this pass: "". Or nothing is changed, and it says why."""
@@ -396,9 +398,27 @@ class PackedPass:
         if self.trainer.beta == 0:
             self.pulls = (inputs["advantages"] != 0).tolist()
         try:
-            return self.compute_loss(model, inputs)
+            loss = self.compute_loss(model, inputs)
         finally:
             self.pulls = None
+        self.tell_difference(inputs)
+        return loss
+
+    def tell_difference(self, inputs) -> None:
+        """Log how far the weights that drew are from those that learn, in nats a token, under
+        TRL's own name for it, which TRL logs only where it corrects for it.
+
+        A merged copy in 16 bit rounds: a small adapter could drown in it. Where a rollout is used
+        again, what counts are the log-probabilities from before its first use.
+        """
+        drawn = inputs.get("sampling_per_token_logps")
+        if drawn is None:
+            return
+        learnt = inputs.get("old_per_token_logps")
+        apart = (self.latest if learnt is None else learnt) - drawn
+        apart = apart[inputs["completion_mask"].bool()]
+        if apart.numel():
+            self.trainer._metrics["train"][DIFFERENCE].append(float(apart.abs().mean()))
 
     def log_probabilities(self, model, input_ids, attention_mask, logits_to_keep, *,
                           compute_entropy: bool = False, **kwargs):
@@ -422,4 +442,5 @@ class PackedPass:
             where = packing.rows, packing.columns
             log_probs = log_probs.index_put(where, found)
             entropies.index_put_(where, entropy)
+        self.latest = log_probs.detach()
         return log_probs, entropies if compute_entropy else None, None

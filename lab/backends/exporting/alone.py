@@ -13,20 +13,26 @@ ASKED is JSON:
 ANSWERED is written as JSON: {"answers": [[ids]], "prompts": [[ids]], "how"}, and beside it
 ANSWERED.safetensors with "0", "1", ...: (tokens + 1, V) logits along each of the forced answers.
 
-It imports torch, transformers, peft and safetensors alone; for GGUF llama_cpp where that is there.
+It imports torch, transformers, peft and safetensors alone; where they are there, vllm on a GPU and
+llama_cpp for GGUF.
 """
 
+import gc
+import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
 
 BATCH = 16
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM can be started for
+SHARE = 0.8  # of the GPU's free memory, for vLLM
+WORDS = 300  # of a refusal of vLLM, at most
 
 
 def main(asked_file, answered_file):
     asked = json.loads(Path(asked_file).read_text(encoding="utf-8"))
-    sides = LlamaCpp if asked["kind"] == "gguf" and has_llama_cpp() else Transformers
-    side = sides(asked)
+    side = side_of(asked)
     prompts = [side.prompt(one) for one in asked["conversations"]]
     answers = []
     for start in range(0, len(prompts), BATCH):
@@ -40,12 +46,23 @@ def main(asked_file, answered_file):
         {"answers": answers, "prompts": prompts, "how": side.how}), encoding="utf-8")
 
 
-def has_llama_cpp():
+def side_of(asked):
+    """What most people will serve it with, of what is there."""
+    if asked["kind"] == "gguf":
+        return LlamaCpp(asked) if has("llama_cpp") else Transformers(asked)
+    # In 4 bit vLLM has kernels of its own, whose rounding is not the one that was trained with.
+    if not asked["on_gpu"] or asked["in_4bit"] or not has("vllm"):
+        return Transformers(asked)
     try:
-        import llama_cpp  # noqa: F401
-    except ImportError:
-        return False
-    return True
+        return Vllm(asked)
+    except Exception as error:  # whatever it says: transformers may load what vLLM does not
+        side = Transformers(asked)
+        side.how += f"; vLLM did not load it: {type(error).__name__}: {error}"[:WORDS]
+        return side
+
+
+def has(name):
+    return importlib.util.find_spec(name) is not None
 
 
 def tokenizer_of(asked):
@@ -120,6 +137,50 @@ class Transformers:
         with torch.inference_mode():
             ids = torch.tensor([prompt + answer], device=self.model.device)
             return self.model(input_ids=ids).logits[0, len(prompt) - 1:]
+
+
+class Vllm(Transformers):
+    """Answers by vLLM. It tells the likeliest tokens only: for the logits transformers follows."""
+
+    def __init__(self, asked):
+        os.environ |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_USE_FLASHINFER_SAMPLER": "0"}
+        import torch
+        import vllm
+        from vllm.lora.request import LoRARequest
+
+        self.asked, self.tokenizer = asked, tokenizer_of(asked)
+        longest = max(len(self.prompt(one)) for one in asked["conversations"])
+        free, total = torch.cuda.mem_get_info()
+        self.adapter, more = None, {}
+        if asked["kind"] == "adapter":
+            self.adapter = LoRARequest("export", 1, asked["path"])
+            config = json.loads(Path(asked["path"], "adapter_config.json").read_text())
+            more = {"enable_lora": True,
+                    "max_lora_rank": next(rank for rank in RANKS if rank >= config["r"])}
+        self.sampling = vllm.SamplingParams(
+            temperature=0.0, max_tokens=asked["longest"], stop_token_ids=asked["stops"],
+            detokenize=False)
+        self.llm = vllm.LLM(
+            asked["base"] if self.adapter else asked["path"], dtype=asked["dtype"],
+            skip_tokenizer_init=True, max_model_len=longest + asked["longest"],
+            max_num_seqs=BATCH, gpu_memory_utilization=SHARE * free / total, enforce_eager=True,
+            **more)
+        self.how = f"Loaded by vLLM {vllm.__version__}"
+
+    def answers(self, prompts):
+        done = self.llm.generate([{"prompt_token_ids": one} for one in prompts], self.sampling,
+                                 lora_request=self.adapter, use_tqdm=False)
+        return [ended(list(one.outputs[0].token_ids), self.asked["stops"]) for one in done]
+
+    def logits(self, prompt, answer):
+        if self.llm is not None:
+            engine, self.llm = self.llm.llm_engine.engine_core, None
+            engine.shutdown()  # the memory is wanted
+            gc.collect()
+            vllms = self.how
+            super().__init__(self.asked)
+            self.how = f"{vllms}; its logits: {self.how[0].lower()}{self.how[1:]}"
+        return super().logits(prompt, answer)
 
 
 class LlamaCpp:

@@ -25,7 +25,8 @@ BATCH = 16
 READ, LONG = 8, 32  # answers along which logits are read, and tokens of each
 KEPT = ("PATH", "LD_LIBRARY_PATH", "SYSTEMROOT", "TEMP", "TMP", "HOME", "USERPROFILE", "HF_HOME",
         "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "CUDA_VISIBLE_DEVICES",
-        "OMP_WAIT_POLICY", "OMP_NUM_THREADS", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK")
+        "CUDA_DEVICE_ORDER", "OMP_WAIT_POLICY", "OMP_NUM_THREADS", "HF_HUB_DISABLE_TELEMETRY",
+        "DO_NOT_TRACK")
 BEGINS = 600.0  # of the clean process's last words, what is told
 
 

@@ -124,6 +124,10 @@ def group_record(prompt: str, columns: dict, answers: Sequence[dict]) -> dict:
     return {"prompt": prompt, "columns": columns, "answers": list(answers)}
 
 
+# TRL's name: |log-probability by the weights that learn - by those that drew|, mean over tokens.
+DIFFERENCE = "sampling/sampling_logp_difference/mean"
+
+
 @dataclass(frozen=True)
 class Chart:
     """One chart of the live view. A name that ends in * takes every metric that starts so."""
@@ -157,6 +161,10 @@ CHARTS = (
     Chart("entropy", "Entropy", ("entropy", "entropy/sampled"), "How open the choice of the next "
           "token is. Near 0 the answers of a group become alike. 'Sampled' is estimated from the "
           "drawn tokens.", optional=True),
+    Chart("difference", "Drawn and learnt", (DIFFERENCE,), "How far the log-probability of a drawn "
+          "token is from what the learning weights give it, mean, in nats. vLLM draws from weights "
+          "that are rounded to 16 bit: far above 0.05 it draws from another model than learns.",
+          optional=True),
     Chart("gpu", "GPU memory", ("gpu/memory_gb",), "The most that was in use on the GPU, by "
           "whatever runs there, in GB.", optional=True),
 )
