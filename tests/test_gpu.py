@@ -6,6 +6,7 @@ Nothing is downloaded. Starts of vLLM dominate: some minutes in all, less with w
 """
 
 import contextlib
+import math
 import os
 import subprocess
 import sys
@@ -30,8 +31,10 @@ from lab.services import machine
 from lab.services.chat import Side
 from lab.services.environment import answering_environment, worker_environment
 from lab.services.evaluate import evaluate
+from lab.services.export.state import DONE, Asked
 from lab.services.lab import Lab
 from lab.services.processes import family
+from lab.services.runs import PAUSED
 from lab.services.workers import worker_of
 from lab.services.workspace import PROJECT, STARTER_FOLDER
 from tests.bench import measure
@@ -245,6 +248,40 @@ def test_where_vllm_is_broken_each_engine_says_so_and_the_last_one_trains(lab, t
     for engine in (UNSLOTH, TRL_VLLM):
         assert any(text.startswith(f"{TITLES[engine]} cannot be used here.") for text in told), told
     assert f"Trying {TITLES[TRL]} in a new process." in told
+
+
+@pytest.mark.parametrize("kind", ["adapter", "merged"])
+def test_an_export_is_loaded_again_by_vllm_and_answers_alike(lab, stopped, kind, tmp_path):
+    folder, _ = stopped
+    export = lab.exports.wait(lab.exports.start(
+        Asked(folder.id, kind, questions=24, out=str(tmp_path / "home"))))
+    assert export.status == DONE, export.log()
+    check = export.check
+    assert "Loaded by vLLM" in check["how"] and "by transformers" in check["how"], check
+    assert check["passed"] and check["n"] == 24, check
+    assert check["effect"] > 0.05
+
+
+@pytest.mark.parametrize(("engine", "loss"), [(UNSLOTH, "cispo"), (TRL_VLLM, "sapo"),
+                                              (TRL, "cispo")])
+def test_it_begins_from_an_adapter_is_paused_answers_and_goes_on(lab, stopped, engine, loss):
+    earlier, _ = stopped
+    low_high = {"train__epsilon_high": 5.0} if loss == "cispo" else {}
+    folder = lab.jobs.start(settings_for(
+        engine, train__max_steps=6, train__loss_type=loss, lora__begin_from=earlier.id,
+        **low_high), f"from {engine}")
+    until_step(lab, folder, 1)
+    lab.jobs.pause(folder.id)
+    wait_for(lambda: lab.runs.get(folder.id).status == PAUSED
+             or not lab.runs.get(folder.id).is_active, "the pause")
+    name = lab.jobs.ask(folder.id, QUESTION, seed=5)
+    wait_for(lambda: any(one.ask == name for one in lab.runs.log(folder.id).answers), "an answer")
+    lab.jobs.go_on(folder.id)
+    run = lab.jobs.wait(folder.id)
+    assert run.status == "finished", folder.log.read_text()[-4000:]
+    log = lab.runs.log(folder.id)
+    assert log.started.facts["engine"] == engine and log.held > 0
+    assert len(log.metrics["loss"]) == 6 and all(map(math.isfinite, log.metrics["loss"]))
 
 
 @contextlib.contextmanager

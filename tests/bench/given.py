@@ -93,7 +93,8 @@ class Clock(TrainerCallback):
         parts, self.spent = self.spent, {"generation": 0.0, "reward": 0.0}
         self.steps.append({"step": whole, **parts, "update": whole - sum(parts.values()),
                            "reward_value": logs["reward"],
-                           "tokens": logs["completions/mean_length"]})
+                           "tokens": logs["completions/mean_length"],
+                           "longest": logs["completions/max_length"]})
 
     def report(self) -> str:
         """One line of JSON, the last that a side prints."""

@@ -28,7 +28,7 @@ from tests.bench import measure
 
 NAMES = {"step": "seconds/step", "generation": "seconds/generation", "reward": "seconds/reward",
          "update": "seconds/update", "reward_value": "reward/weighted",
-         "tokens": "completions/mean_length"}
+         "tokens": "completions/mean_length", "longest": "completions/max_length"}
 QUESTION = [{"role": "user", "content": "A farm has 12 hens and buys 7 more. How many hens?"}]
 ANSWER = 512  # tokens of one answer in `compare`
 REPEATS = 3
