@@ -13,6 +13,7 @@ import psutil  # noqa: E402
 import pytest  # noqa: E402
 
 from lab.core.catalog import RECIPES  # noqa: E402
+from lab.core.rewards import permission  # noqa: E402
 from lab.services import machine  # noqa: E402
 from lab.services.environment import WARM  # noqa: E402
 from lab.services.lab import Lab  # noqa: E402
@@ -51,6 +52,17 @@ def warm(request, tmp_path_factory):
     yield
     if warm is not None:
         warm.close()
+
+
+@pytest.fixture(autouse=True)
+def code_is_as_allowed_as_before():
+    """A command with --allow-code allows it to its process, which here goes on to other tests."""
+    before = os.environ.get(permission.VARIABLE)
+    yield
+    if before is None:
+        os.environ.pop(permission.VARIABLE, None)
+    else:
+        os.environ[permission.VARIABLE] = before
 
 
 @pytest.fixture

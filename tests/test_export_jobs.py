@@ -113,7 +113,7 @@ def test_an_export_outlives_who_started_it_and_can_be_cancelled_by_another(copie
     heard = []
 
     def at_work(now) -> None:
-        if now.doing == "Loading the base model" and not heard:
+        if now.doing and not heard:  # whatever it is at: a step may be over between two looks
             heard.append(now.doing)
             other.exports.cancel(now)
 

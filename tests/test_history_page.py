@@ -148,8 +148,9 @@ def test_a_run_is_named_archived_deleted_and_brought_back_and_another_page_follo
     expect(row(page, "the patient one")).to_have_count(0, timeout=SLOW)
     page.locator("#runs-place").get_by_label("Deleted").check()
     assert faults(page) == []
+    expect(row(other, "the patient one")).to_have_count(0, timeout=SLOW)
     page.get_by_label("Bring back the patient one").click()
-    expect(page.locator("#runs-said")).to_contain_text("is back", timeout=SLOW)
+    expect(row(other, "the patient one")).to_be_visible(timeout=SLOW)
     assert lab.runs.get(run.id).name == "the patient one"
 
 
