@@ -163,8 +163,8 @@ CHARTS = (
           "drawn tokens.", optional=True),
     Chart("difference", "Drawn and learnt", (DIFFERENCE,), "How far the log-probability of a drawn "
           "token is from what the learning weights give it, mean, in nats. vLLM draws from weights "
-          "that are rounded to 16 bit: far above 0.05 it draws from another model than learns.",
-          optional=True),
+          "that are rounded to 16 bit, and 0.01 is usual; far above that it draws from another "
+          "model than learns.", optional=True),
     Chart("gpu", "GPU memory", ("gpu/memory_gb",), "The most that was in use on the GPU, by "
           "whatever runs there, in GB.", optional=True),
 )
