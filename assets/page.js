@@ -148,8 +148,8 @@ function begin() {
     right = there ? right + 1 : 0;
     if (right > 8 || Date.now() - since > 15000) { clearInterval(ready); settled = true; changed(); }
   }, 60);
-  // A tab that a person opens meanwhile is the one that was wanted.
-  document.addEventListener('click', event => { if (event.isTrusted && event.target.closest('#tabs [role=tab]')) { clearInterval(ready); settled = true; changed(); } }, true);
+  // Where a person presses something meanwhile, that says what is wanted: a tab, or a button that leads to one.
+  document.addEventListener('click', event => { if (event.isTrusted && !settled) { clearInterval(ready); settled = true; changed(); } }, true);
 }
 document.body ? begin() : document.addEventListener('DOMContentLoaded', begin);
 })();

@@ -80,6 +80,13 @@ def test_no_component_is_told_that_it_loads_where_no_progress_is_shown(config):
     assert len(quiet) > 100 and all(one["show_progress_on"] == [] for one in quiet)
 
 
+def test_news_that_come_while_news_are_shown_are_shown_after_them(config):
+    """What follows several moments would else leave out the one that comes while it answers."""
+    follows = [one for one in config["dependencies"] if len(one["targets"]) > 1
+               and "load" in {event for _, event in one["targets"]}]
+    assert len(follows) >= 5 and {one["trigger_mode"] for one in follows} == {"always_last"}
+
+
 def test_no_handler_is_part_of_a_public_interface(app, config):
     assert {d["api_visibility"] for d in config["dependencies"]} == {"private"}
     assert app[1].get("/gradio_api/info").json()["named_endpoints"] == {}

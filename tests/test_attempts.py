@@ -10,6 +10,7 @@ import sys
 
 import psutil
 import pytest
+import torch
 
 from lab.core import events, problems
 from lab.core.catalog import RECIPES
@@ -181,6 +182,37 @@ def test_two_processes_train_one_run_and_it_is_the_same_run_folder(lab, quick):
     resumed = lab.jobs.wait(lab.jobs.resume(folder.id, 8).id)
     assert resumed.status == "finished" and resumed.step == 8, folder.log.read_text()
     assert list(lab.runs.log(folder.id).held_out) == [0, 2, 4, 6, 8]  # one asks, the other waits
+
+
+PADDED = """
+import os, sys
+from lab import worker
+import lab.backends.engines.packed as packed
+
+packed.unfit = lambda model: "this test asks for TRL's own pass"
+os._exit(worker.main(sys.argv[1:]))
+"""
+
+
+def test_two_processes_that_pad_nothing_have_the_gradient_of_trls_own_pass(lab, quick, tmp_path):
+    asked = quick.with_values({
+        "hardware.num_processes": 2, "train.prompts_per_step": 4, "train.max_steps": 1,
+        "train.save_steps": 1, "train.answers_at_once": 2})  # in several passes
+    script = tmp_path / "padded.py"
+    script.write_text(PADDED)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone",
+                "--nproc_per_node", "2"]
+    moments, told = [], []
+    for what in (["-m", "lab.worker"], [str(script)]):
+        folder = start_with(lab, asked, command=[*launcher, *what, "engine", "{folder}", CPU])
+        assert lab.jobs.wait(folder.id).status == "finished", folder.log.read_text()
+        log = lab.runs.log(folder.id)
+        told.append((log.started.facts["processes"], log.started.facts["learning"]))
+        saved = torch.load(folder.checkpoint(1) / "optimizer.pt", weights_only=True)["state"]
+        moments.append([saved[place]["exp_avg"] for place in sorted(saved)])
+    assert told == [(2, "packed"), (2, "padded")]
+    assert any(float(one.abs().max()) > 1e-6 for one in moments[0])
+    torch.testing.assert_close(*moments, rtol=1e-4, atol=1e-8)
 
 
 def test_processes_that_did_not_come_together_are_a_failed_run(lab, quick):

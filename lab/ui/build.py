@@ -23,7 +23,7 @@ from lab.ui.panel import ASSETS
 from lab.ui.summary import forecast_html, summary_html
 from lab.ui.tabs import compare, data, how, model, preflight, rewards, runs, start, train
 from lab.ui.theme import theme
-from lab.ui.widgets import FREE, QUIET, explained
+from lab.ui.widgets import FOLLOWS, FREE, QUIET, explained
 
 KEPT_COPIES = 24 * 3600  # seconds for which gradio keeps its own copies of files
 MOST_WAITING = 128  # calls in the queue; on a Space its visitors have half of them
@@ -81,7 +81,7 @@ def build(lab: Lab) -> gr.Blocks:
         chip.select(lambda: gr.Tabs(selected="train"), outputs=tabs, **FREE)
         gr.on([page.load, tab_start.select, chip.change],
               explained(lambda: (*start.listed(lab), gr.skip() if lab.queue.all() else "")),
-              outputs=[on_start.runs, on_start.queue, on_start.said], **FREE)
+              outputs=[on_start.runs, on_start.queue, on_start.said], **FOLLOWS)
     _tell_no_loading(page)
     return page
 

@@ -21,7 +21,7 @@ from lab.services.runs import NEWEST, Run
 from lab.ui.access import owner_only
 from lab.ui.talk import checkpoints_of, has_adapter
 from lab.ui.verdict_page import CSS, progress_html, verdict_html
-from lab.ui.widgets import FREE, QUIET, problem_in_place, when
+from lab.ui.widgets import FOLLOWS, FREE, QUIET, problem_in_place, when
 
 BASE_MODEL = ("Base model", BASE)
 # The value is one that every run offers: the page may still send it when a run has been picked.
@@ -125,7 +125,7 @@ def wire(panel: VerdictPanel, lab: Lab, triggers: Sequence[Callable]) -> None:
             return {}  # a verdict on this one is being made
         return _look(lab, panel, Picked(run, at, other, other_at), follow=not chosen)
 
-    gr.on(triggers, newest, [panel.followed, *pickers], filled, **FREE)
+    gr.on(triggers, newest, [panel.followed, *pickers], filled, **FOLLOWS)
     # Another run is taken with its best adapter, or the newest; another checkpoint keeps the run.
     panel.run.input(lambda run, at, *other: _picked(panel, lab, Picked(run, None, *other)),
                     pickers, shown(panel), **FREE)

@@ -22,6 +22,8 @@ QUIET = {"api_visibility": "private", "show_progress": "hidden"}  # for every ha
 LABELS = {setting.key: setting.knob.label for setting in ALL}
 FRAME = 0.08  # seconds between two updates of a stream
 FREE = QUIET | {"concurrency_limit": None}  # for those that are quick and share nothing
+# For what shows news: some that come while it is being shown are not lost, and shown after it.
+FOLLOWS = FREE | {"trigger_mode": "always_last"}
 
 
 @contextlib.contextmanager

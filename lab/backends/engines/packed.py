@@ -381,8 +381,6 @@ class PackedPass:
     def take_over(self) -> str:
         """From here on batches go through this pass: "". Or nothing is changed, and it says why."""
         trainer = self.trainer
-        if trainer.accelerator.num_processes > 1:
-            return "several processes share the update"
         if trainer._entropy_bonus_enabled:
             return "an entropy bonus needs the entropy's gradient"
         if trainer.aux_loss_enabled:
@@ -391,7 +389,34 @@ class PackedPass:
             return why
         trainer._get_per_token_logps_and_entropies = self.log_probabilities
         trainer._compute_loss = self.loss
+        if trainer.accelerator.num_processes > 1:
+            self.bring_gradients_together()
         return ""
+
+    def bring_gradients_together(self) -> None:
+        """Several processes have the mean of their gradients before each step of the optimizer.
+
+        DistributedDataParallel does this for what goes through its own forward, which this pass
+        does not. A process whose groups all lack signal brings zeros.
+        """
+        trainer, train = self.trainer, self.trainer.training_step
+
+        def together(*args, **kwargs):
+            loss = train(*args, **kwargs)
+            if trainer.accelerator.sync_gradients:
+                trained = [p for p in self.trainer.model.parameters() if p.requires_grad]
+                for weight in trained:
+                    if weight.grad is None:
+                        weight.grad = torch.zeros_like(weight)
+                flat = torch.cat([weight.grad.flatten() for weight in trained])
+                torch.distributed.all_reduce(flat)
+                flat /= trainer.accelerator.num_processes
+                for weight, mean in zip(trained, flat.split([w.numel() for w in trained]),
+                                        strict=True):
+                    weight.grad.copy_(mean.view_as(weight.grad))
+            return loss
+
+        trainer.training_step = together
 
     def loss(self, model, inputs):
         """TRL's, which asks for the log-probabilities on its way."""

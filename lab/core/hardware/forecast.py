@@ -105,13 +105,13 @@ def _drawing(shape: Shape, speed: Speed, answers: int, mean: float, longest: flo
 
 def _learning(shape: Shape, settings: Settings, speed: Speed, answers: int, mean: float,
               longest: float, prompt: float) -> float:
-    """Forward and back over prompts and answers. One process reads each prompt of a batch once and
-    pads nothing; of several each pads to the longest (`lab/backends/engines/packed.py`)."""
+    """Forward and back over prompts and answers: each prompt of a batch is read once and nothing is
+    padded (`lab/backends/engines/packed.py`), but where the base is cut over processes."""
     train = settings.train
     rounds, batch = train.gradient_accumulation_steps(), train.per_device_train_batch_size()
     body, head = shape.linear_parameters(), shape.vocabulary * shape.hidden
     lora = shape.lora_parameters(settings.lora.rank, settings.lora.target_modules)
-    packed = settings.hardware.processes() == 1
+    packed = settings.hardware.whole()
     width = mean if packed or batch == 1 else longest
     prompts = rounds * min(batch, train.prompts_per_step) if packed else answers
     tokens = prompts * prompt + answers * width

@@ -289,7 +289,7 @@ def _logits_bytes(shape: Shape, settings: Settings, engine: str, compiled: bool,
 
 def _is_packed(settings: Settings, engine: str) -> bool:
     """Whether it learns through `lab/backends/engines/packed.py`."""
-    return engine != UNSLOTH and settings.hardware.processes() == 1
+    return engine != UNSLOTH and settings.hardware.whole()
 
 
 def _layer_bytes(shape: Shape, engine: str) -> float:

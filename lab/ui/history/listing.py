@@ -20,7 +20,7 @@ from lab.ui.history.page import (
     told_by,
 )
 from lab.ui.history.table import AT_ONCE, read_ticked
-from lab.ui.widgets import FREE
+from lab.ui.widgets import FOLLOWS, FREE
 
 
 def wire(tab: RunsTab, lab: Lab, triggers: Sequence[Callable]) -> None:
@@ -41,7 +41,7 @@ def wire(tab: RunsTab, lab: Lab, triggers: Sequence[Callable]) -> None:
         except LabError:
             return found
 
-    gr.on(triggers, follow, [tab.followed, *tab.label.inputs(), *looked], filled, **FREE)
+    gr.on(triggers, follow, [tab.followed, *tab.label.inputs(), *looked], filled, **FOLLOWS)
     tab.run.input(lambda *given: opened(tab, lab, Look(*given)), looked, filled, **FREE)
     listing = [tab.table, tab.place, tab.limit, tab.empty, tab.empty_question]
 

@@ -29,7 +29,7 @@ from lab.ui.compare.sides import BASE
 from lab.ui.forms import Form
 from lab.ui.verdict import build_panel
 from lab.ui.verdict import wire as wire_verdict
-from lab.ui.widgets import FREE, explained
+from lab.ui.widgets import FOLLOWS, FREE, explained
 
 
 def build_tab(lab: Lab, form: Form) -> CompareTab:
@@ -128,7 +128,7 @@ def wire(tab: CompareTab, lab: Lab, form: Form, triggers: Sequence[Callable]) ->
         return _offers(lab, tab, picked_of(picked), count_of(count), followed, on)
 
     gr.on(triggers, look, [tab.turns, tab.followed, tab.count, tab.blind.switch],
-          [*_offered(tab), *(pane.chat for pane in tab.panes)], inputs_kwargs=pickers, **FREE)
+          [*_offered(tab), *(pane.chat for pane in tab.panes)], inputs_kwargs=pickers, **FOLLOWS)
 
     def picked(count: str, on: bool, **now) -> dict:
         return _choices(lab, tab, picked_of(now), count_of(count), on) | cleared(tab)

@@ -28,7 +28,7 @@ from lab.ui.preflight_html import (
     signal_html,
     stale_html,
 )
-from lab.ui.widgets import FREE, QUIET, explained, problem_in_place, streamed
+from lab.ui.widgets import FOLLOWS, FREE, QUIET, explained, problem_in_place, streamed
 
 PLACES = 8  # pieces of advice that are shown
 EMPTY = ("<p class='empty'>No preflight yet. Press Run preflight: the base model answers some "
@@ -117,7 +117,7 @@ def wire(tab: PreflightTab, lab: Lab, form: Form, page: gr.Blocks, item: gr.Tab)
     going: dict[str, threading.Event] = {}  # what ends the preflight of each open page
     buttons = [tab.run, tab.cancel]
 
-    @gr.on([page.load, item.select], inputs_kwargs=form.inputs(), outputs=tab.outputs(), **FREE)
+    @gr.on([page.load, item.select], inputs_kwargs=form.inputs(), outputs=tab.outputs(), **FOLLOWS)
     @explained
     def look(**values) -> dict:
         return _newest(tab, lab, form, values)
