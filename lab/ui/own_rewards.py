@@ -22,7 +22,16 @@ from lab.services.lab import Lab
 from lab.services.own_rewards import RIGHT, Trial, dry_run, keep_upload
 from lab.ui.access import owner_only
 from lab.ui.forms import OWN_FILE, OWN_LIST, Form
-from lab.ui.widgets import FREE, QUIET, counted, explained, number, problems_html, table_html
+from lab.ui.widgets import (
+    FREE,
+    QUIET,
+    counted,
+    explained,
+    number,
+    one_line,
+    problems_html,
+    table_html,
+)
 
 TEMPLATE = '''\
 from typing import Annotated
@@ -152,13 +161,8 @@ def not_told_apart(tried: list[Trial], source: Source) -> list[tuple[str, str, s
         elif (source.rewards[one.reward].kind == GOAL and right is not None
               and one.score is not None and one.score >= right):
             found.setdefault((one.reward, one.what), (one.reward, one.what,
-                                                      _short(one.question), one.score))
+                                                      one_line(one.question, LONGEST), one.score))
     return list(found.values())
-
-
-def _short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= LONGEST else f"{text[:LONGEST - 1]}…"
 
 
 def off_html() -> str:
@@ -225,7 +229,7 @@ def tried_html(tried: list[Trial], source: Source) -> str:
         row = place % (len(tried) // len(names))  # the same answers again for each reward
         shown.setdefault((row, one.question, one.what), {})[one.reward] = \
             "failed" if one.error else number(one.score)
-    rows = [(_short(question), what, *(scores[name] for name in names))
+    rows = [(one_line(question, LONGEST), what, *(scores[name] for name in names))
             for (_, question, what), scores in shown.items()]
     words = (f"{counted(len(tried), 'score')} of real rows, {len(failed)} failed."
              if failed else f"{counted(len(tried), 'score')} of real rows, none failed.")

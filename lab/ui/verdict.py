@@ -21,7 +21,7 @@ from lab.services.runs import NEWEST, Run
 from lab.ui.access import owner_only
 from lab.ui.talk import checkpoints_of, has_adapter
 from lab.ui.verdict_page import CSS, progress_html, verdict_html
-from lab.ui.widgets import FOLLOWS, FREE, QUIET, problem_in_place, when
+from lab.ui.widgets import FOLLOWS, FREE, QUIET, problem_in_place, title_of
 
 BASE_MODEL = ("Base model", BASE)
 # The value is one that every run offers: the page may still send it when a run has been picked.
@@ -217,9 +217,9 @@ def _look(lab: Lab, panel: VerdictPanel, picked: Picked, follow: bool = False) -
     theirs, other_at = _checkpoint(other, picked.other_at)
     now, kept = Picked(run.id, at, other.id if other else BASE, other_at), held_out_count(run)
     return {
-        panel.run: gr.update(choices=[(_title(one), one.id) for one in runs], value=run.id),
+        panel.run: gr.update(choices=[(title_of(one), one.id) for one in runs], value=run.id),
         panel.checkpoint: gr.update(choices=saved, value=at, interactive=True),
-        panel.other: gr.update(choices=[BASE_MODEL, *((_title(one), one.id) for one in fit)],
+        panel.other: gr.update(choices=[BASE_MODEL, *((title_of(one), one.id) for one in fit)],
                                value=now.other),
         panel.other_at: gr.update(choices=theirs, value=other_at,
                                   visible=True if other else "hidden"),
@@ -277,10 +277,6 @@ def _whole(value: float | None, wrong: str, example: int, most: int | None = Non
 def _beside(lab: Lab) -> str:
     active = lab.runs.active()
     return f"{active.name} is training: this takes longer meanwhile." if active else ""
-
-
-def _title(run: Run) -> str:
-    return when(run.created) if run.name == run.id else f"{run.name} · {when(run.created)}"
 
 
 def _empty(text: str) -> str:

@@ -150,6 +150,17 @@ def when(created: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(created)) if created else "–"
 
 
+def title_of(run: Run) -> str:
+    """A run in a list of runs: by its name and when it was started, or by its id, which tells."""
+    return run.id if run.name == run.id else f"{run.name} · {when(run.created)}"
+
+
+def one_line(text: str, longest: int) -> str:
+    """At most so many characters, on one line."""
+    text = " ".join(text.split())
+    return text if len(text) <= longest else f"{text[:longest - 1]}…"
+
+
 def counted(count: int, what: str) -> str:
     """1 question, 2 questions."""
     return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -12,6 +12,7 @@ from lab.services.lab import Lab
 from lab.services.runs import Run
 from lab.ui.compare.scores import CSS
 from lab.ui.compare.sides import BASE, checkpoints_of, examples_of, has_adapter, judge_of
+from lab.ui.widgets import one_line
 
 SIDES = ("left", "right", "third", "fourth")
 FEWEST, MOST = 2, len(SIDES)
@@ -134,7 +135,7 @@ def _look(shown: bool) -> list[str]:
 def examples(lab: Lab, picked: Picked, count: int) -> dict:
     """An update of the picker of held-out questions."""
     rows = examples_of(lab, judge_of(lab, [who for who, _ in picked[:count]]))
-    return gr.update(choices=[(short(with_its_turns(row)), str(index))
+    return gr.update(choices=[(one_line(with_its_turns(row), LONGEST), str(index))
                               for index, row in enumerate(rows)])
 
 
@@ -145,8 +146,3 @@ def title(run: Run) -> str:
     at = newest.title if newest else "no adapter"
     ahead = "" if newest and newest.step == run.step else f" (the run: step {run.step})"
     return f"{name}{when} · {at}{ahead}"
-
-
-def short(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= LONGEST else f"{text[:LONGEST - 1]}…"

@@ -15,7 +15,7 @@ from lab.ui import export_view
 from lab.ui.history import label_view, overlay, table
 from lab.ui.history.details import details_html, settings_html
 from lab.ui.history.table import AT_ONCE, read_ticked
-from lab.ui.widgets import when
+from lab.ui.widgets import title_of
 
 CHOSEN = "chosen"
 RUNS, ARCHIVED, DELETED = "Runs", "Archived", "Deleted"
@@ -142,10 +142,6 @@ def beside(tab: RunsTab, known: dict[str, Run], opened: str | None, ticked: list
     ids = dict.fromkeys([*([opened] if opened else []), *ticked])
     many = [known[one] for one in ids if one in known]
     return {tab.curves: overlay.chosen(many, opened or ""), tab.settings: settings_html(many)}
-
-
-def title_of(run: Run) -> str:
-    return run.id if run.name == run.id else f"{run.name} · {when(run.created)}"
 
 
 def told_by(event: gr.EventData, key: str) -> str:
