@@ -102,6 +102,16 @@ def test_what_is_said_of_vllm_is_what_is_done():
     assert engines.plan_of(Choice(TRL_VLLM, ""), server).share == 0  # nothing of this GPU
 
 
+@pytest.mark.parametrize(("answers", "sequences"), [
+    (2, 2), (3, 4), (6, 8), (8, 8), (12, 16), (128, 128), (250, 248), (256, 248), (2048, 248)])
+def test_vllm_is_started_for_so_many_answers_that_whole_graphs_fit_them(answers, sequences):
+    asked = RECIPES["gsm8k"].settings().with_values({
+        "train.num_generations": 2, "train.prompts_per_step": answers // 2}) \
+        if answers % 2 == 0 else RECIPES["gsm8k"].settings().with_values({
+            "train.num_generations": answers, "train.prompts_per_step": 1})
+    assert engines.plan_of(Choice(UNSLOTH, ""), asked).max_num_seqs == sequences
+
+
 def test_cuda_graphs_are_made_where_the_run_is_long_enough_to_pay_for_them():
     def graphs(**changes):
         settings = NOTEBOOK.with_values({k.replace("__", "."): v for k, v in changes.items()})

@@ -7,6 +7,7 @@ import transformers
 
 from lab.core.catalog import MODELS, RECIPES, known_model
 from lab.core.hardware.cures import cures, memory_problems, roomier
+from lab.core.hardware.engines import MOST_SEQUENCES
 from lab.core.hardware.memory import estimate, smallest_share, weights_gb
 from lab.core.hardware.shapes import FAMILIES, Shape
 from lab.core.problems import BadModel
@@ -257,7 +258,7 @@ def test_each_measured_run_is_met_within_15_percent(shape, engine, gpu_gb, share
 def test_the_smallest_share_holds_the_answers_of_a_step_and_no_smaller_one_does(shape, prompts):
     settings = notebook(train__prompts_per_step=prompts)
     share = smallest_share(shape, settings, UNSLOTH, H200_GB)
-    answers = min(255, settings.train.answers_per_step())
+    answers = min(MOST_SEQUENCES, settings.train.answers_per_step())
     needed = answers * 1024 * shape.kv_per_token() * 2 / 1e9
 
     def cache(share: float) -> float:

@@ -24,7 +24,7 @@ PIECE = 128  # tokens of an answer whose logits Unsloth holds at a time
 # 8 took 19 s to compile, 32 took 72 s, and 64 were not done after two minutes (docs/gpu.md).
 COMPILE_A_CHUNK, MOST_COMPILED = 2.3, 32
 FREE_TO_TAKE = 0.9  # of the free memory of a GPU that is shared
-MOST_SEQUENCES = 255  # at once in vLLM; Unsloth takes 256 for "choose yourself"
+MOST_SEQUENCES = 248  # at once in vLLM, see `with_a_graph`; Unsloth takes 256 for "choose yourself"
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def plan_of(choice: Choice, settings: Settings) -> Plan:
     if choice.value in (CPU, TRL):
         return Plan(choice.value, choice.why, on_gpu=choice.value != CPU)
     share = settings.hardware.gpu_memory_utilization
-    sequences = min(MOST_SEQUENCES, settings.train.answers_per_step())
+    sequences = with_a_graph(min(MOST_SEQUENCES, settings.train.answers_per_step()))
     if choice.value == TRL_VLLM:
         if settings.hardware.vllm_mode == "server":
             return Plan(choice.value, choice.why)
@@ -147,6 +147,13 @@ def plan_of(choice: Choice, settings: Settings) -> Plan:
              f"The loss is {'' if loss.value == 'on' else 'not '}compiled, because {loss.why}.")
     return Plan(choice.value, choice.why, share, graphs.value, loss.value == "on", sequences,
                 notes)
+
+
+def with_a_graph(sequences: int) -> int:
+    """So many sequences, or a few more: vLLM captures whole graphs for 1, 2, 4, 8, 16, 24, ...
+    sequences, and none for more than it is started for. Started for 6, it would draw 5 and 6 at a
+    time with the attention of each layer outside of its graphs."""
+    return next((size for size in (1, 2, 4) if size >= sequences), 8 * ceil(sequences / 8))
 
 
 def _cuda_graphs(settings: Settings) -> Choice:
