@@ -41,10 +41,13 @@ window.addEventListener('grpo-lab-shown', () => { if (tabOf() === 'train') histo
 // --- the row of tabs: one stop, arrows inside ---
 
 let settled = false;  // gradio opens the first tab once more while it builds the page
+let marked = '';      // the tab whose address was last made
 function mark() {
   const now = tabOf();
   if (!now || !settled) return;
   for (const tab of tabs()) tab.tabIndex = tab.dataset.tabId === now ? 0 : -1;
+  if (now === marked) return;  // where it is not the address's: that has just changed, and the tab follows it
+  marked = now;
   if (location.hash.slice(1).split('/')[0] !== now && (location.hash || now !== 'start')) history.pushState(null, '', address());
 }
 document.addEventListener('keydown', event => {

@@ -543,7 +543,8 @@ def test_curves_are_smoothed_on_wish_and_share_one_axis(finished_app, open_page,
     page = open_page(finished_app)
     open_tab(page, "Train")
     plot = "document.querySelector('#live-chart-%s .js-plotly-plot')"
-    page.wait_for_function(f"{plot % 'reward'}?.data?.length && {plot % 'rewards'}?.data?.length")
+    wait_for_points(page, 0, "reward")
+    wait_for_points(page, 0, "rewards")
     slider = page.locator("#live-smoothing")
     slider.fill("50")
     expect(page.locator(".smoothing output")).to_have_text("50 %")
@@ -608,9 +609,13 @@ def test_a_run_that_trains_answers_in_the_page(training_app, open_page):
     expect(page.locator("#live-doing")).to_contain_text(
         re.compile(r"Learning|Scoring|Answering \d+ of \d+"), timeout=SLOW)
     page.locator("#ask-run button").first.click()
-    page.locator("#ask-run-question textarea").fill("Tom has 3 apples and buys 4. How many?")
-    page.locator("#ask-run-send").click()
     answer = page.locator("#ask-run-answer")
+    for _ in range(5):  # gradio sets a field once more just after the fold has made it
+        page.locator("#ask-run-question textarea").fill("Tom has 3 apples and buys 4. How many?")
+        page.locator("#ask-run-send").click()
+        with contextlib.suppress(AssertionError):
+            expect(answer).not_to_contain_text("The worker answers at the end", timeout=5_000)
+            break
     expect(answer).to_contain_text("At the end of step", timeout=SLOW)
     expect(answer).to_contain_text("Before training")
     expect(page.locator("#ask-run-send")).to_be_enabled(timeout=SLOW)
