@@ -60,6 +60,10 @@ def prepare(page, key: str) -> None:
         page.locator("#compare-example input").click()
         page.get_by_role("option").nth(3).click()
         expect(page.locator("#compare-question textarea")).not_to_have_value("")
+        page.locator("#compare-sampling button").first.click()  # greedy: the same in both pictures
+        page.locator("#set-sampling-temperature input").first.fill("0")
+        page.keyboard.press("Tab")
+        page.locator("#compare-sampling button").first.click()
         page.locator("#compare-send").click()
         expect(page.locator("#compare-stop")).to_be_enabled(timeout=LONG)
         expect(page.locator("#compare-send")).to_be_enabled(timeout=LONG)
