@@ -122,7 +122,7 @@ def wire(panel: VerdictPanel, lab: Lab, triggers: Sequence[Callable]) -> None:
                ) -> dict:
         """The newest run, until a person has chosen one."""
         if (request.session_hash or "") in stops:
-            return {}  # a verdict on this one is being made
+            return gr.skip()  # a verdict on this one is being made
         return _look(lab, panel, Picked(run, at, other, other_at), follow=not chosen)
 
     gr.on(triggers, newest, [panel.followed, *pickers], filled, **FOLLOWS)

@@ -102,7 +102,7 @@ def peak_of(process: psutil.Process | None) -> float:
         if found is None:
             break
         peak = int(found[1])
-        time.sleep(LOOK_EVERY)
+        time.sleep(LOOK_EVERY)  # the kernel tells of no growth, it is asked
     return peak * 1024 / 1e9
 
 

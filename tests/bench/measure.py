@@ -132,7 +132,7 @@ def settle(before: float, patience: float = 60.0) -> None:
     """Wait until the GPU's memory is back: an engine that starts while it comes back fails."""
     limit = time.monotonic() + patience
     while used_gb() > before + 0.5 and time.monotonic() < limit:
-        time.sleep(0.5)
+        time.sleep(0.5)  # the driver tells nobody when memory is back
 
 
 def first_point(lab: Lab, settings: Settings) -> float:
@@ -140,7 +140,7 @@ def first_point(lab: Lab, settings: Settings) -> float:
     begun = time.monotonic()
     folder = lab.jobs.start(settings)
     while not lab.runs.log(folder.id).steps and lab.runs.get(folder.id).is_active:
-        time.sleep(0.02)
+        time.sleep(0.02)  # the page looks at the log too, far less often
     seconds = time.monotonic() - begun
     run = lab.jobs.wait(folder.id)
     if run.status != "finished":

@@ -404,7 +404,7 @@ class PackedPass:
         def together(*args, **kwargs):
             loss = train(*args, **kwargs)
             if trainer.accelerator.sync_gradients:
-                trained = [p for p in self.trainer.model.parameters() if p.requires_grad]
+                trained = [p for p in trainer.model.parameters() if p.requires_grad]
                 for weight in trained:
                     if weight.grad is None:
                         weight.grad = torch.zeros_like(weight)

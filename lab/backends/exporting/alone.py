@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 
 BATCH = 16
-RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM can be started for
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # vLLM's; written again, for nothing of the lab is here
 SHARE = 0.8  # of the GPU's free memory, for vLLM
 WORDS = 300  # of a refusal of vLLM, at most
 
