@@ -19,9 +19,9 @@ from lab.services import lapse, votes
 from lab.services.lab import Lab
 from lab.ui.compare import record
 from lab.ui.compare.blind import record_of
-from lab.ui.compare.panes import another, picked_of
+from lab.ui.compare.panes import another, choices, picked_of
 from lab.ui.compare.parts import filled
-from lab.ui.compare.sides import BASE, NEWEST
+from lab.ui.compare.sides import BASE, BEST, NEWEST
 from lab.ui.forms import Form
 from lab.ui.tabs.compare import build_tab
 from lab.ui.talk import Talk
@@ -110,6 +110,25 @@ def test_with_nothing_but_damaged_adapters_it_is_an_error(run):
     lab, run = run
     with pytest.raises(LabError, match="This adapter is damaged"):
         asked(lab, run, (run.id, "2"), (run.id, "2"))
+
+
+def test_a_run_that_nobody_picked_stands_with_its_best_adapter_once_it_has_one(run, tmp_path):
+    lab, run = run
+    folder = shutil.copytree(run.folder.path, tmp_path / run.id)
+    log = folder / "events.jsonl"
+    *lines, last = log.read_text().splitlines()
+    told = [json.dumps({"event": "held_out", "time": 1.0, "step": step, "metrics": {
+        "n": 24, "goal": goal, "reached": goal, "reward": goal}})
+        for step, goal in ((0, 0.1), (4, 0.9), (6, 0.5))]
+    log.write_text("\n".join([*lines, *told, last, ""]))
+    (folder / "summary.json").unlink(missing_ok=True)
+    other = Lab.at(tmp_path)
+    assert other.runs.get(run.id).best.step == 4
+    with gr.Blocks():
+        panes = build_tab(other, Form()).panes
+    picked = [(BASE, ""), (run.id, NEWEST), (BASE, ""), (BASE, "")]
+    assert choices(other, panes, picked, 2, kept=False)[1][1] == (run.id, BEST)
+    assert choices(other, panes, picked, 2, kept=True)[1][1] == (run.id, NEWEST)
 
 
 def test_a_side_that_is_added_is_a_checkpoint_that_is_not_there_yet(run):

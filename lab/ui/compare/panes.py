@@ -85,7 +85,7 @@ def choices(lab: Lab, panes: Sequence[Pane], picked: Picked, count: int, kept: b
     """(what the pickers offer now as updates, what is picked then, whether the sides were kept).
 
     A pick that is still there stays where the sides are `kept`; else the base stands beside the
-    newest run.
+    newest run and the best of its adapters.
     """
     runs = [run for run in lab.runs.all() if run.settings and has_adapter(run)]
     offered = [("Base model", BASE), *((title(run), run.id) for run in runs)]
@@ -98,7 +98,8 @@ def choices(lab: Lab, panes: Sequence[Pane], picked: Picked, count: int, kept: b
     for pane, value, (before, at) in zip(panes, who, picked, strict=True):
         run = next((run for run in runs if run.id == value), None)
         saved = checkpoints_of(run)
-        at = at if value == before and at in {v for _, v in saved} else saved[0][1]
+        # A run that nobody picked stands there with its best adapter as soon as it has one.
+        at = at if kept and value == before and at in {v for _, v in saved} else saved[0][1]
         now.append((value, at))
         updates[pane.who] = gr.update(choices=offered, value=value)
         updates[pane.checkpoint] = gr.update(choices=saved, value=at, interactive=bool(run),
