@@ -13,8 +13,8 @@ from lab.services.export.state import DONE, FAILED, Asked
 from lab.services.lab import Lab
 
 pytestmark = pytest.mark.skipif(
-    gguf.converter() is None or find_spec("gguf") is None or find_spec("sentencepiece") is None,
-    reason="needs llama.cpp's converter, gguf and sentencepiece")
+    gguf.converter() is None or not all(map(find_spec, ("gguf", "sentencepiece", "google"))),
+    reason="needs llama.cpp's converter, gguf, sentencepiece and protobuf")
 TEMPLATE = ("{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
             "{% if add_generation_prompt %}assistant: {% endif %}")
 
@@ -57,8 +57,8 @@ def small_model(folder):
         "unk_token": "<unk>", "pad_token": "<pad>", "add_bos_token": False, "legacy": False,
         "chat_template": TEMPLATE}))
     LlamaForCausalLM(LlamaConfig(
-        vocab_size=320, hidden_size=128, intermediate_size=256, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=2, bos_token_id=1, eos_token_id=2,
+        vocab_size=320, hidden_size=256, intermediate_size=512, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=4, bos_token_id=1, eos_token_id=2,
         pad_token_id=3, max_position_embeddings=1024, initializer_range=0.1)).to(
             torch.bfloat16).save_pretrained(folder)
     return folder
@@ -75,7 +75,8 @@ def small_adapter(model, place) -> None:
         init_lora_weights=False, task_type="CAUSAL_LM")).save_pretrained(place)
 
 
-@pytest.mark.parametrize("quant", ["f16", "q8_0"])
+@pytest.mark.parametrize("quant", ["f16", "q8_0", pytest.param("q4_k_m", marks=pytest.mark.skipif(
+    gguf.quantiser() is None, reason="needs llama-quantize or llama-cpp-python"))])
 def test_a_model_that_it_knows_is_converted_and_answers_as_in_the_lab(copied, quant, tmp_path):
     lab, _, run_id = copied
     export = lab.exports.wait(lab.exports.start(
@@ -87,6 +88,8 @@ def test_a_model_that_it_knows_is_converted_and_answers_as_in_the_lab(copied, qu
     modelfile = (export.path / "Modelfile").read_text()
     assert modelfile.startswith(f"FROM ./{file.name}\n") and "SYSTEM" in modelfile
     assert export.check.get("passed"), export.check
+    loader = "llama-cpp-python" if find_spec("llama_cpp") else "transformers"
+    assert loader in export.check["how"]
     card = (export.path / "README.md").read_text()
     assert f"llama-cli -m {file.name}" in card and "ollama create" in card
 

@@ -180,6 +180,18 @@ def test_base_and_checkpoints_answer_in_one_engine_which_gives_its_memory_back(l
     assert wait_for_release(engine), holders()
 
 
+def test_unsloth_checks_its_pass_without_padding_in_the_first_step_only(lab, monkeypatch):
+    """Batches become longer and shorter: by itself it checks each that is longer than all before.
+    """
+    monkeypatch.setenv("UNSLOTH_ENABLE_LOGGING", "1")
+    folder = lab.jobs.start(settings_for(
+        UNSLOTH, train__max_steps=12, train__temperature=1.3, train__answers_at_once=32))
+    run = lab.jobs.wait(folder.id)
+    said = folder.log.read_text()
+    assert run.status == "finished", said[-4000:]
+    assert said.count("GRPO seq-packing (grad) verify") == 1
+
+
 def test_in_4_bit_unsloth_uses_nf4(lab):
     folder = lab.jobs.start(settings_for(UNSLOTH, train__max_steps=2, model__load_in_4bit=True,
                                          train__optim="paged_adamw_8bit",
@@ -356,6 +368,7 @@ def test_two_gpus_train_one_run_stop_at_the_same_step_and_resume(lab, engine, sh
     assert run.status == "stopped" and run.step in folder.checkpoints(), folder.log.read_text()
     log = lab.runs.log(folder.id)
     assert log.started.facts["engine"] == engine and log.started.facts["processes"] == 2
+    assert log.started.facts["learning"] == ("packed" if sharding == "ddp" else "padded")
     if sharding == "ddp":  # one process asks, the other waits
         assert set(log.held_out) >= {0, 2}, log.notices
     else:

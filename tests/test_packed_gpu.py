@@ -11,6 +11,8 @@ import os
 import pytest
 import torch
 
+from lab.backends import plain
+from lab.backends.engines import packed
 from lab.backends.engines.packed import PackedPass
 from lab.services.workspace import STARTER_FOLDER
 from tests.test_packed import batch, learnt, log_probs, move, trainer_of
@@ -21,12 +23,14 @@ REAL = os.environ.get("GRPO_LAB_REAL_MODEL", "")
 MODELS = [str(STARTER_FOLDER), *([REAL] if REAL else [])]
 
 
-def on_gpu(model: str, dtype: torch.dtype, folder, **changes):
-    """TRL's trainer of this model on the GPU, with the same adapter whatever the dtype."""
+def on_gpu(model: str, dtype: torch.dtype, folder, base=None, **changes):
+    """TRL's trainer of this model, or of a `base` that is loaded, on the GPU, with the same
+    adapter whatever the dtype."""
     from transformers import AutoModelForCausalLM
 
-    base = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, device_map={"": 0})
-    trainer = trainer_of(base, folder, use_cpu=False, bf16=dtype == torch.bfloat16, **changes)
+    base = base or AutoModelForCausalLM.from_pretrained(model, dtype=dtype, device_map={"": 0})
+    trainer = trainer_of(base, folder, use_cpu=False, bf16=dtype == torch.bfloat16,
+                         fp16=dtype == torch.float16, **changes)
     with torch.random.fork_rng():
         torch.manual_seed(5)
         for name, weight in trainer.model.named_parameters():
@@ -57,7 +61,48 @@ def test_it_is_as_near_to_32_bit_as_the_padded_pass(model, checkpointing, tmp_pa
     true, told = learnt(exact, inputs), log_probs(exact, inputs)
     del exact
     half = on_gpu(model, torch.bfloat16, tmp_path / "half", **how)
-    with torch.autocast("cuda", torch.bfloat16):  # accelerate does it where it trains
+    hold(half, inputs, true, told)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=["starter", "real"][:len(MODELS)])
+def test_so_it_is_with_a_base_in_4_bit(model, tmp_path):
+    inputs = on("cuda", batch(400, masked=(2, 5), dead=(1,)))
+    quantised = plain.load_model(model, on_gpu=True, in_4bit=True)
+    exact = on_gpu(model, torch.float32, tmp_path / "exact", unpacked(model, quantised))
+    true, told = learnt(exact, inputs), log_probs(exact, inputs)
+    del exact
+    hold(on_gpu(model, torch.bfloat16, tmp_path / "half", quantised), inputs, true, told)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=["starter", "real"][:len(MODELS)])
+def test_so_it_is_in_fp16_by_a_mask_as_on_older_cards(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(packed, "takes_sequences", lambda model: False)
+    inputs = on("cuda", batch(400, masked=(2, 5), dead=(1,)))
+    exact = on_gpu(model, torch.float32, tmp_path / "exact")
+    true, told = learnt(exact, inputs), log_probs(exact, inputs)
+    del exact
+    hold(on_gpu(model, torch.float16, tmp_path / "half"), inputs, true, told)
+
+
+def unpacked(model: str, quantised):
+    """The same weights that a base in 4 bit stands for, in 32 bit."""
+    from bitsandbytes.functional import dequantize_4bit
+    from transformers import AutoModelForCausalLM
+
+    whole = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, device_map={"": 0})
+    weights = dict(whole.named_parameters())
+    with torch.no_grad():
+        for name, weight in quantised.named_parameters():
+            state = getattr(weight, "quant_state", None)
+            weights[name].copy_(weight if state is None else dequantize_4bit(weight.data, state))
+    return whole
+
+
+def hold(half, inputs: dict, true, told) -> None:
+    """The packed pass of a trainer in 16 bit against its padded one: neither may be much further
+    from what is true."""
+    kind = torch.float16 if half.args.fp16 else torch.bfloat16
+    with torch.autocast("cuda", kind):  # accelerate does it where it trains
         theirs, they_told = learnt(half, inputs), log_probs(half, inputs)
     assert PackedPass(half).take_over() == ""
     ours, we_told = learnt(half, inputs), log_probs(half, inputs)

@@ -11,6 +11,7 @@ from unsloth import FastLanguageModel  # isort: skip  first: it changes the libr
 
 from lab.backends import plain, wording
 from lab.backends.engines.base import Engine, timed_generation
+from lab.backends.engines.checked_once import CheckedOnce
 from lab.backends.engines.trl_vllm import as_started, sampling
 from lab.backends.generate import Drawing
 from lab.backends.scoreboard import Scoreboard
@@ -87,6 +88,7 @@ class UnslothEngine(Engine):
                              "The rollouts would come from the base model, without the adapter.",
                              "Install the versions of requirements.txt.")
         timed_generation(trainer, self.score, self.doing)
+        CheckedOnce(trainer)
 
     def facts(self) -> dict[str, Any]:
         # Read off a weight: the configuration does not always say how they were loaded.

@@ -15,8 +15,10 @@ from lab.services.environment import worker_environment
 from lab.services.export.making import Work
 from lab.services.export.merged import write_merged
 from lab.services.one_job import Cancelled
+from lab.services.workspace import PROJECT
 
 CONVERTER, QUANTISER = "convert_hf_to_gguf.py", "llama-quantize"
+BY_PACKAGE = PROJECT / "lab" / "backends" / "exporting" / "quantise.py"
 BY_CONVERTER = ("f16", "q8_0")  # what the script writes by itself; the rest is made from f16
 VARIABLE = "LLAMA_CPP"  # a folder with llama.cpp
 GET = ("git clone --depth 1 https://github.com/ggml-org/llama.cpp && pip install gguf && export "
@@ -49,8 +51,9 @@ def refuse_missing(quant: str) -> None:
                        "Get it with: pip install gguf")
     if quant not in BY_CONVERTER and quantiser() is None:
         raise RunError(f"GGUF cannot be written as {quant} here.",
-                       f"llama.cpp's {QUANTISER} was not found.",
-                       f"Take q8_0, or build it with: {BUILD}")
+                       f"Neither llama.cpp's {QUANTISER} nor the package llama-cpp-python is "
+                       "here.", f"Take q8_0, or get one of them: pip install llama-cpp-python, "
+                       f"or {BUILD}")
 
 
 def convert(work: Work, merged: Path, target: Path, quant: str) -> Path:
@@ -64,7 +67,7 @@ def convert(work: Work, merged: Path, target: Path, quant: str) -> Path:
     if whole != file:
         work.say(f"Quantising to {quant}")
         try:
-            _run(work, [str(quantiser()), str(whole), str(file), quant.upper()], "quantisation")
+            _run(work, [*quantiser(), str(whole), str(file), quant.upper()], "quantisation")
         finally:
             whole.unlink(missing_ok=True)
     (target / "Modelfile").write_text(modelfile(work, file.name), encoding="utf-8")
@@ -87,11 +90,16 @@ def converter() -> Path | None:
                                    *([Path(on_path)] if on_path else [])] if path.is_file()), None)
 
 
-def quantiser() -> Path | None:
+def quantiser() -> list[str] | None:
+    """The command of what quantises, before its arguments: llama.cpp's program, or its package."""
     on_path = shutil.which(QUANTISER)
-    return next((path for path in [*(place / part / QUANTISER for place in _places()
-                                     for part in ("build/bin", "")),
-                                   *([Path(on_path)] if on_path else [])] if path.is_file()), None)
+    program = next((path for path in [*(place / part / QUANTISER for place in _places()
+                                        for part in ("build/bin", "")),
+                                      *([Path(on_path)] if on_path else [])] if path.is_file()),
+                   None)
+    if program:
+        return [str(program)]
+    return [sys.executable, str(BY_PACKAGE)] if find_spec("llama_cpp") else None
 
 
 def _places() -> list[Path]:
