@@ -178,13 +178,16 @@ def test_a_port_that_is_none_is_wrong_use(port):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signal to send")
-def test_ctrl_c_ends_it_quietly(tmp_path):
+def test_ctrl_c_ends_it_quietly_and_leaves_no_folder_behind(tmp_path):
     """Also in the moment in which it says that it is open."""
-    process, _ = started(tmp_path / "runs")
+    (tmp_path / "scratch").mkdir()
+    process, _ = started(tmp_path / "runs",
+                         env=os.environ | {"TMPDIR": str(tmp_path / "scratch")})
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=DEADLINE)
     assert process.returncode == 0
     assert stderr == ""
+    assert not list((tmp_path / "scratch").glob("grpo-lab-*"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts what the kernel tells of each thread")

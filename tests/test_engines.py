@@ -175,7 +175,8 @@ def test_each_engine_gets_its_environment_and_no_other():
     answering = engines.plan_to_answer(NOTEBOOK, WITH_GPU)
     asked = engines.environment(NOTEBOOK, answering, Path("/caches"), PACKAGES, None)
     assert asked["VLLM_LORA_ENABLE_DUAL_STREAM"] == "1"
-    assert "VLLM_LORA_ENABLE_DUAL_STREAM" not in unsloth
+    assert unsloth["VLLM_LORA_ENABLE_DUAL_STREAM"] == "1"
+    assert "VLLM_LORA_ENABLE_DUAL_STREAM" not in told(TRL)
     several = SIXTEEN_BIT.with_values({"hardware.num_processes": 2})
     assert "CUDA_VISIBLE_DEVICES" not in told(TRL_VLLM, several)
 

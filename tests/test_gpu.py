@@ -184,12 +184,13 @@ def test_unsloth_checks_its_pass_without_padding_in_the_first_step_only(lab, mon
     """Batches become longer and shorter: by itself it checks each that is longer than all before.
     """
     monkeypatch.setenv("UNSLOTH_ENABLE_LOGGING", "1")
-    folder = lab.jobs.start(settings_for(
-        UNSLOTH, train__max_steps=12, train__temperature=1.3, train__answers_at_once=32))
+    settings = settings_for(UNSLOTH, train__max_steps=12, train__temperature=1.3)
+    folder = lab.jobs.start(settings)
     run = lab.jobs.wait(folder.id)
     said = folder.log.read_text()
     assert run.status == "finished", said[-4000:]
-    assert said.count("GRPO seq-packing (grad) verify") == 1
+    checks = said.count("GRPO seq-packing (grad) verify")
+    assert 1 <= checks <= settings.train.gradient_accumulation_steps()  # the batches of one step
 
 
 def test_in_4_bit_unsloth_uses_nf4(lab):

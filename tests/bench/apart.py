@@ -150,9 +150,11 @@ def learn_behind(options: argparse.Namespace) -> list[float]:
     from lab.backends import wording
     from tests.bench import given
 
-    def attention(module, query, key, value, mask, position_ids=None, scaling=None, **kwargs):
+    read_now = {}
+
+    def attention(module, query, key, value, mask, scaling=None, **kwargs):
         """(1, heads, N, size) each; a sequence starts where the positions start again."""
-        place = position_ids[0]
+        place = read_now["position_ids"][0]
         starts = torch.cat([(place == 0).nonzero().flatten(), place.new_tensor([len(place)])])
         longest, starts = int(place.max()) + 1, starts.int()
         out = torch.ops.aten._flash_attention_forward(
@@ -197,6 +199,9 @@ def learn_behind(options: argparse.Namespace) -> list[float]:
             max_completion_length=train.max_completion_length, max_steps=train.max_steps,
             learning_rate=train.learning_rate, max_staleness=BEHIND, save_strategy="no",
             vllm_server_base_url=options.url))
+    trainer.model.register_forward_pre_hook(
+        lambda module, args, kwargs: read_now.update(position_ids=kwargs["position_ids"]),
+        with_kwargs=True)
     steps = Steps()
     trainer.add_callback(steps)
     trainer.train()

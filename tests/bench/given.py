@@ -29,7 +29,8 @@ def read(folder: Path, steps: int | None = None) -> tuple[Settings, str]:
 
 def dataset(folder: Path, tokenizer, settings: Settings) -> Dataset:
     """The run's rows as TRL wants them, without those whose prompts are too long."""
-    lines = (folder / "data.jsonl").read_text(encoding="utf-8").splitlines()
+    # Not splitlines(): a question may hold a character that it takes for the end of a line.
+    lines = (folder / "data.jsonl").read_text(encoding="utf-8").rstrip("\n").split("\n")
     rows = [{**row, "prompt": messages(row["question"], settings.data.system_prompt)}
             for row in map(json.loads, lines)]
     return Dataset.from_list([

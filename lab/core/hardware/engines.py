@@ -238,9 +238,9 @@ def environment(settings: Settings, plan: Plan, caches: Path, versions: dict[str
         # By PCI bus, as nvidia-smi numbers them.
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     }
-    if plan.engine == TRL_VLLM and plan.on_gpu:
-        # In Compare an adapter's small products run beside the large ones of the base, not after
-        # them. Rollouts of many answers were no quicker so.
+    if plan.engine in (TRL_VLLM, UNSLOTH) and plan.on_gpu:
+        # An adapter's small products run beside the large ones of the base, not after them: a tenth
+        # quicker with six answers at once, and no slower with many (docs/gpu.md).
         told["VLLM_LORA_ENABLE_DUAL_STREAM"] = "1"
     if settings.hardware.processes() == 1:
         # TRL refuses to train in one process that sees several GPUs.

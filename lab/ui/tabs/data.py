@@ -1,7 +1,9 @@
 """The Data tab: where the questions come from, their mapping, and what the model really sees."""
 
 import asyncio
+import atexit
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -134,6 +136,7 @@ def wire(tab: DataTab, lab: Lab, form: Form) -> None:
     mapping = [*(form.widgets[f"data.{name}"] for name in ("source", "path", *MAPPING)),
                tab.columns]
     tables = Path(tempfile.mkdtemp(prefix="grpo-lab-data-"))
+    atexit.register(shutil.rmtree, tables, ignore_errors=True)
 
     clear_out(lab.workspace)
 
