@@ -9,6 +9,7 @@ import pytest
 
 from lab.core.problems import RunError
 from lab.core.settings import STARTER
+from lab.services.export import gguf
 from lab.services.export.check import check_export, in_contract
 from lab.services.export.making import Work
 from lab.services.export.source import source_of
@@ -217,3 +218,11 @@ def test_a_run_without_readable_settings_gives_its_adapter_alone(copied):
     export = lab.exports.wait(lab.exports.start(Asked("broken", "adapter")))
     assert export.status == DONE and export.check is None, export.log()
     shutil.rmtree(broken)
+
+
+def test_a_file_that_is_rounded_too_much_is_told_with_one_that_is_rounded_less():
+    failed = {"passed": False, "why": "It earns another score on 21% of the questions."}
+    assert gguf.advised(failed, "q4_k_m")["why"].endswith("q8_0 rounds less.")
+    assert gguf.advised(failed, "f16") == failed
+    assert gguf.advised(None, "q8_0") is None
+    assert gguf.advised({"passed": True, "why": ""}, "q8_0")["why"] == ""

@@ -8,6 +8,7 @@ import sys
 import threading
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from lab.core.problems import RunError, WorkFailed
 from lab.services import processes
@@ -20,6 +21,7 @@ from lab.services.workspace import PROJECT
 CONVERTER, QUANTISER = "convert_hf_to_gguf.py", "llama-quantize"
 BY_PACKAGE = PROJECT / "lab" / "backends" / "exporting" / "quantise.py"
 BY_CONVERTER = ("f16", "q8_0")  # what the script writes by itself; the rest is made from f16
+ROUNDS_LESS = {"q4_k_m": "q8_0", "q8_0": "f16"}
 VARIABLE = "LLAMA_CPP"  # a folder with llama.cpp
 GET = ("git clone --depth 1 https://github.com/ggml-org/llama.cpp && pip install gguf && export "
        f"{VARIABLE}=$PWD/llama.cpp")
@@ -72,6 +74,14 @@ def convert(work: Work, merged: Path, target: Path, quant: str) -> Path:
             whole.unlink(missing_ok=True)
     (target / "Modelfile").write_text(modelfile(work, file.name), encoding="utf-8")
     return file
+
+
+def advised(check: dict[str, Any] | None, quant: str) -> dict[str, Any] | None:
+    """The check of a rounded file; where it failed, with what to take instead."""
+    if not check or check["passed"] or "why" not in check or quant not in ROUNDS_LESS:
+        return check
+    return check | {"why": f"{check['why']} Rounding alone can do that, to a small model most of "
+                           f"all: {ROUNDS_LESS[quant]} rounds less."}
 
 
 def modelfile(work: Work, file: str) -> str:

@@ -124,7 +124,8 @@ def parts(work: Work) -> dict | None:
     elif asked.kind == GGUF:
         file = gguf.write_gguf(work, draft, asked.quant)
         files = [file.name]
-        check = check_export(source, work.worker, GGUF, file, asked.questions, False)
+        check = gguf.advised(
+            check_export(source, work.worker, GGUF, file, asked.questions, False), asked.quant)
     elif asked.kind == SCRIPT:
         script.write_script(source, draft)
         return None
