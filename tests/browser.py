@@ -96,3 +96,28 @@ def faults(page) -> list[str]:
 
 def open_tab(page, name: str) -> None:
     page.get_by_role("tab", name=name, exact=True).click()
+
+
+def live(page):
+    return page.locator("#live")
+
+
+def points(page, chart: str = "goal") -> str:
+    return f"document.querySelector('#live-chart-{chart} .js-plotly-plot')?.data?.[0]?.x?.length"
+
+
+def wait_for_points(page, more_than: int, chart: str = "goal") -> None:
+    page.locator(f"#live-chart-{chart}").scroll_into_view_if_needed()  # only what is seen is drawn
+    page.wait_for_function(f"({points(page, chart)} ?? 0) > {more_than}", timeout=SLOW)
+
+
+def start_starter(page) -> None:
+    """Press Start on the default recipe, with steps without end, and wait for the first points."""
+    open_tab(page, "Model & LoRA")
+    page.locator("#set-train-max_steps input").first.fill("5000")
+    open_tab(page, "Start")
+    expect(page.locator("#summary")).to_contain_text("5,000 steps", timeout=SLOW)
+    expect(page.locator("#problems")).to_contain_text("Nothing speaks against", timeout=SLOW)
+    page.locator("#start").click()
+    expect(live(page)).to_have_attribute("data-status", "running", timeout=SLOW)
+    wait_for_points(page, 2)
