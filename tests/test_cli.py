@@ -1,5 +1,6 @@
 """The commands as a person runs them: real processes, exit status, JSON, Ctrl-C."""
 
+import dataclasses
 import json
 import re
 import signal
@@ -11,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from lab.cli import main
-from lab.commands.shown import print_json
+from lab.commands.shown import better_one, print_json
 from lab.core import events
+from lab.core.insight.held_out import Best
 from lab.services.run_log import RunLog
 from lab.services.workspace import PROJECT
 from tests.conftest import QUICK
@@ -182,6 +184,18 @@ def test_export_writes_a_zip_and_runs_and_doctor_tell_of_the_run(finished, tmp_p
     assert told["status"] == "finished" and told["damaged_lines"] == 0
     machine = last_object(lab("doctor", "--root", root, "--json"))
     assert machine["stack"]["value"] == "cpu" and machine["missing"] == []
+
+
+def test_the_best_checkpoint_is_named_where_the_newest_is_taken_unasked(finished):
+    space, run_id = finished
+    run = space.runs.get(run_id)
+    other = dataclasses.replace(run, best=Best(2, "step 2 · held-out 60 %"))
+    assert run.folder.newest().step != 2
+    assert "step 2 · held-out 60 %. Take it with --checkpoint best" in better_one(other, None)
+    assert better_one(other, "newest") == better_one(other, "2") == ""
+    newest = Best(run.folder.newest().step, "the newest")
+    assert better_one(dataclasses.replace(run, best=newest), None) == ""
+    assert better_one(dataclasses.replace(run, best=None), None) == ""
 
 
 DEEP = 100_000

@@ -1,5 +1,6 @@
 """Exports in the background: made by real processes, checked by one without the lab, cancelled."""
 
+import dataclasses
 import json
 import shutil
 import threading
@@ -218,6 +219,20 @@ def test_a_run_without_readable_settings_gives_its_adapter_alone(copied):
     export = lab.exports.wait(lab.exports.start(Asked("broken", "adapter")))
     assert export.status == DONE and export.check is None, export.log()
     shutil.rmtree(broken)
+
+
+def test_what_was_exported_elsewhere_or_failed_its_check_is_told_as_that(copied, tmp_path):
+    lab, run_id = copied
+    there = tmp_path / "elsewhere"
+    export = lab.exports.wait(lab.exports.start(
+        Asked(run_id, "merged", questions=0, out=str(there))))
+    assert export.path == there
+    shown = made_html([export], True)
+    assert f"It lies in <code>{there}</code>." in shown and "run's folder" not in shown
+    failed = dataclasses.replace(export, asked=Asked(run_id, "gguf", 6, "q4_k_m"), check={
+        "passed": False, "problem": "It could not be loaded."})
+    shown = made_html([failed], True)
+    assert "<b>GGUF q4_k_m of step 6</b> <span class='status failed'>check failed</span>" in shown
 
 
 def test_a_file_that_is_rounded_too_much_is_told_with_one_that_is_rounded_less():

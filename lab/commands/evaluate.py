@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping
 
 from lab.commands.settings import add_allow_code
-from lab.commands.shown import DONE, Line, add_checkpoint, print_json
+from lab.commands.shown import DONE, Line, add_checkpoint, better_one, print_json
 from lab.core.insight.headline import percent, points
 from lab.core.insight.verdict import CONTRACT, SIDES
 from lab.core.problems import BadSettings
@@ -48,6 +48,8 @@ def run(options: argparse.Namespace) -> int:
     print(f"\n{result['headline']}\n")
     for text in figures(result):
         print(text)
+    if hint := better_one(asked, options.checkpoint):
+        print(hint)
     return DONE
 
 

@@ -10,6 +10,7 @@ from lab.commands.shown import (
     Line,
     add_checkpoint,
     bar,
+    better_one,
     complain,
     print_json,
     tell,
@@ -61,6 +62,8 @@ def run(options: argparse.Namespace) -> int:
         problem = export.problem
         raise LabError(problem.what, problem.why, problem.next)
     _tell(options, export, chosen.title)
+    if hint := better_one(run, options.checkpoint):
+        tell(options, hint)
     if export.problem:
         raise LabError(export.problem.what, export.problem.why, export.problem.next)
     if export.failed_check:

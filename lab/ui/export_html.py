@@ -30,7 +30,7 @@ def progress_html(export: Export, run_id: str) -> str:
     whose = "" if export.asked.run == run_id else f" (run {escape(export.asked.run)})"
     counted = f": {export.done} of {export.of}" if export.of else ""
     share = round(100 * export.done / export.of) if export.of else 0
-    return (f"<p class='busy' role='status'>{escape(export.asked.title.capitalize())}{whose}: "
+    return (f"<p class='busy' role='status'>{escape(export.asked.heading)}{whose}: "
             f"{escape(export.doing)}{counted} …</p>"
             f"<div class='bar' role='progressbar' aria-label='Export' aria-valuemin='0' "
             f"aria-valuemax='100' aria-valuenow='{share}'><i style='width:{share}%'></i></div>")
@@ -44,8 +44,9 @@ def made_html(exports: list[Export], saved: bool) -> str:
 
 
 def _item(export: Export) -> str:
-    head = (f"<b>{escape(export.asked.title.capitalize())}</b> <span class='status "
-            f"{'finished' if export.status == DONE else 'failed'}'>{escape(export.status)}</span>")
+    head = (f"<b>{escape(export.asked.heading)}</b> <span class='status "
+            f"{'finished' if export.status == DONE and not export.failed_check else 'failed'}'>"
+            f"{escape('check failed' if export.failed_check else export.status)}</span>")
     if export.path:
         head += (f" · {export.bytes / 1e6:.1f} MB · {when(export.made)}, "
                  f"{duration(export.seconds)}")
@@ -58,9 +59,11 @@ def _item(export: Export) -> str:
     if export.pushed:
         parts.append(f"<p>Pushed: <a href='{escape(export.pushed)}' target='_blank' "
                      f"rel='noreferrer'>{escape(export.pushed)}</a></p>")
-    if export.path and export.path.is_dir():
-        parts.append(f"<p>It lies in the run's folder, under <code>exports/"
-                     f"{escape(export.folder.path.name)}</code>. {SHARED}</p>")
+    own = export.path and export.path.is_relative_to(export.folder.path)
+    if export.path and (export.path.is_dir() or not own):
+        where = (f"in the run's folder, under <code>exports/{escape(export.folder.path.name)}"
+                 f"</code>. {SHARED}" if own else f"in <code>{escape(str(export.path))}</code>.")
+        parts.append(f"<p>It lies {where}</p>")
     if export.problem:
         parts.append(problems_html([export.problem]))
     if log := export.log().strip():

@@ -240,7 +240,7 @@ def _about(kind: str) -> str:
 
 
 def _choices(lab: Lab, run_id: str) -> list[tuple[str, str]]:
-    return [(one.asked.title.capitalize(), one.folder.path.name) for one in lab.exports.of(run_id)
+    return [(one.asked.heading, one.folder.path.name) for one in lab.exports.of(run_id)
             if one.status == DONE and one.path]
 
 

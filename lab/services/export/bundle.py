@@ -5,8 +5,8 @@ from typing import Any
 from lab.core.problems import LabError
 from lab.services.export import adapter, gguf, merged, script
 from lab.services.export.check import check_export
-from lab.services.export.loading import ADAPTER, GGUF, MERGED, SCRIPT
 from lab.services.export.making import Work
+from lab.services.export.state import ADAPTER, GGUF, MERGED, SCRIPT
 from lab.services.one_job import Cancelled
 
 QUANT = "q8_0"  # of the GGUF in a bundle: half of 16 bit, and hardly rounded
@@ -49,7 +49,8 @@ def _gguf(work: Work) -> dict[str, Any] | None:
     except LabError:
         target.rmdir()
         raise
-    return check_export(work.source, work.worker, GGUF, file, work.asked.questions, False)
+    return gguf.advised(check_export(work.source, work.worker, GGUF, file, work.asked.questions,
+                                     False), QUANT)
 
 
 def _script(work: Work) -> None:

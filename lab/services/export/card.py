@@ -11,8 +11,9 @@ from lab.core.rewards.chosen import Chosen, format_chosen
 from lab.core.rewards.registry import GOAL, SHAPE
 from lab.core.settings import Settings
 from lab.core.words import data_named
-from lab.services.export.loading import ADAPTER, ways
+from lab.services.export.loading import ways
 from lab.services.export.source import Judged
+from lab.services.export.state import ADAPTER
 from lab.services.own_rewards import KEPT
 from lab.services.runs import Run
 from lab.services.verdicts import Verdict

@@ -20,7 +20,6 @@ from lab.services import processes
 from lab.services.export import adapter, bundle, curves, gguf, hub, merged, script
 from lab.services.export.card import card
 from lab.services.export.check import check_export
-from lab.services.export.loading import ADAPTER, BUNDLE, CARD, GGUF, MERGED, SCRIPT
 from lab.services.export.making import Work
 from lab.services.export.places import (
     begin,
@@ -31,7 +30,20 @@ from lab.services.export.places import (
     size_of,
 )
 from lab.services.export.source import source_of
-from lab.services.export.state import CANCELLED, DONE, FAILED, Asked, ExportFolder, State
+from lab.services.export.state import (
+    ADAPTER,
+    BUNDLE,
+    CANCELLED,
+    CARD,
+    DONE,
+    FAILED,
+    GGUF,
+    MERGED,
+    SCRIPT,
+    Asked,
+    ExportFolder,
+    State,
+)
 from lab.services.one_job import Cancelled
 from lab.services.workspace import RunFolder
 

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 
 from lab.core.settings import STARTER
+from lab.services.export.state import BUNDLE, GGUF, MERGED
 from lab.services.runs import Run
 
-ADAPTER, MERGED, GGUF, SCRIPT, CARD, BUNDLE = (
-    "adapter", "merged", "gguf", "script", "card", "bundle")
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM makes room for
 
 

@@ -15,7 +15,8 @@ from lab.services.workers import is_worked_on, log_tail
 from lab.services.workspace import RunFolder
 
 WORKING, DONE, FAILED, CANCELLED = "working", "done", "failed", "cancelled"
-KINDS = ("adapter", "merged", "gguf", "script", "card", "bundle")
+KINDS = ADAPTER, MERGED, GGUF, SCRIPT, CARD, BUNDLE = (
+    "adapter", "merged", "gguf", "script", "card", "bundle")
 QUANTS = ("f16", "q8_0", "q4_k_m")
 
 
@@ -41,8 +42,14 @@ class Asked:
 
     @property
     def title(self) -> str:
-        what = f"{self.kind} {self.quant}".strip()
+        kind = self.kind.upper() if self.kind == GGUF else self.kind
+        what = f"{kind} {self.quant}".strip()
         return what if self.step is None else f"{what} of step {self.step}"
+
+    @property
+    def heading(self) -> str:
+        """The same where a line begins with it."""
+        return f"{self.title[0].upper()}{self.title[1:]}"
 
 
 @dataclass(frozen=True)
