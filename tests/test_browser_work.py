@@ -156,8 +156,17 @@ def test_a_held_out_verdict_is_cancelled_made_and_kept(finished, app, open_page)
     expect(ask).to_be_enabled()
 
     page.locator("#verdict-count input").fill("6")
+    page.locator("#verdict-longest input").fill("3")
+    ask.click()
+    expect(page.locator("#verdict-said")).to_contain_text("must be at least 8, not 3", timeout=SLOW)
+    page.locator("#verdict-longest input").fill("40")
     ask.focus()
     page.keyboard.press("Enter")  # no mouse needed
+    expect(result).to_contain_text("Answers had up to 40 tokens here, and up to 24 in training.",
+                                   timeout=SLOW)
+    page.locator("#verdict-longest input").fill("0")
+    ask.click()
+    expect(result).not_to_contain_text("40 tokens here", timeout=SLOW)
     expect(result.locator(".headline")).to_contain_text("of 6 held-out questions", timeout=SLOW)
     expect(result).to_contain_text("Right: every goal reached")
     assert faults(page) == []

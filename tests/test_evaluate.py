@@ -12,7 +12,7 @@ import pytest
 from lab.backends.answering.evaluate import seed_of
 from lab.commands.evaluate import figures
 from lab.core.insight.verdict import CONTRACT
-from lab.core.problems import BadData, RunError
+from lab.core.problems import BadData, BadSettings, RunError
 from lab.core.rewards.chosen import parse_chosen
 from lab.services import against, verdicts
 from lab.services.against import Against
@@ -51,6 +51,20 @@ def test_the_figures_are_those_of_the_answers_and_are_kept_with_their_adapter(ru
     assert verdicts.of_adapter(run.folder, run.folder.checkpoint(2)) is None
     evaluate(run, n=2, rows=[{"question": "Tom has 3 apples.", "answer": "3"}])  # not its own
     assert len(verdicts.of_run(run.folder)) == 1
+
+
+def test_answers_may_be_longer_or_shorter_than_in_training_which_is_told(run):
+    trained = run.settings.train.max_completion_length
+    drawn = evaluate(run, n=24, sampled=True)
+    assert any(row["base"]["tokens"] > 8 for row in drawn["answers"]) and drawn["notes"] == []
+    found = evaluate(run, n=24, sampled=True, longest=8)
+    for row, before in zip(found["answers"], drawn["answers"], strict=True):
+        assert row["base"]["tokens"] == min(8, before["base"]["tokens"])
+    note = f"Answers had up to 8 tokens here, and up to {trained} in training."
+    assert note in verdicts.told_beside(verdicts.newest(run.folder))
+    assert evaluate(run, n=2, longest=trained)["notes"] == []
+    with pytest.raises(BadSettings, match="'Longest answer'.*must be at least 8, not 0"):
+        evaluate(run, n=2, longest=0)
 
 
 def test_the_command_prints_the_contract_and_the_headline_first(run):

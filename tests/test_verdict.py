@@ -187,6 +187,25 @@ def test_shorter_and_cut_answers_are_said_beside_any_judgement(few_draws):
     assert "(answers drawn)" in judge(base, base, drawn=True)["headline"]
 
 
+def test_where_the_answers_before_were_cut_the_gain_may_be_that_they_end(few_draws):
+    """SmolLM2 on sums, 16 tokens an answer: 3 % became 40 %. With 96 tokens its base is right on
+    33 %: it had learnt to be brief."""
+    cut = side(set(range(36)), 300, False, tokens=200, cut=True)
+    tuned = side(set(range(165)), 300, True, tokens=120)
+    found = judge(cut, tuned)
+    assert found["judgement"] == "better in time" and found["level"] == "warning"
+    assert found["turned"] == {"right": 129, "cut": 129}
+    assert ("it got better at ending in time, and perhaps at nothing else: on 129 of the 129 "
+            "questions that turned right the answer before was cut") in found["headline"]
+    few = [{**one, "cut": place < 36 + 60} for place, one in enumerate(cut)]
+    found = judge(few, tuned)
+    assert found["turned"] == {"right": 129, "cut": 60} and found["judgement"] == "better"
+    named = judge(cut, tuned, names=("other", "this"))
+    assert "turned right the answer of other was cut" in named["headline"]
+    drawn = judge(cut[:100], tuned[:100], seeds=2, drawn=True)
+    assert "answers that turned right" in drawn["headline"]
+
+
 def test_goals_that_give_part_of_their_points_can_come_closer_without_being_reached(few_draws):
     chosen = parse_chosen("xmlcount:kind=goal,int")
     half = "<reasoning>\n7\n</reasoning>\n"

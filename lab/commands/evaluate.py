@@ -25,6 +25,8 @@ def add(command) -> None:
                      f"'{NEWEST}' (default: its base model)")
     sub.add_argument("--n", type=int, default=200, help="held-out questions, at most")
     sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--longest", type=int, metavar="TOKENS", help="tokens of an answer at most "
+                     "(default: as in training)")
     add_allow_code(sub)
     sub.add_argument("--sampled", action="store_true", help="draw answers instead of greedy ones")
     sub.add_argument("--seeds", type=int, default=1, metavar="N", help="drawn answers to each "
@@ -41,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     result = evaluate(
         asked, asked.step_at(options.checkpoint), options.n, options.seed, options.sampled,
         progress=lambda done, of: line.show(f"{done} of {of} answers"), seeds=options.seeds,
-        other=find(options.against, runs))
+        other=find(options.against, runs), longest=options.longest)
     if options.json:
         print_json({key: result[key] for key in CONTRACT})
         return DONE

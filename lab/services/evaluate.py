@@ -8,6 +8,7 @@ from contextlib import closing
 from lab.core.hardware import engines
 from lab.core.insight.verdict import telling, verdict
 from lab.core.problems import BadData, RunError, WorkFailed
+from lab.core.settings import Settings
 from lab.services import against, machine, own_rewards, verdicts
 from lab.services.against import Against
 from lab.services.chat import engine_request
@@ -28,13 +29,14 @@ def evaluate(run: Run, checkpoint: int | None = None, n: int = 200, seed: int = 
              progress: Callable[[int, int], None] = lambda done, of: None,
              stop: threading.Event = NEVER,
              free_gpu: Callable[[], None] = lambda: None,
-             seeds: int = 1, other: Against | None = None) -> dict:
+             seeds: int = 1, other: Against | None = None, longest: int | None = None) -> dict:
     """Answer up to `n` held-out questions with an adapter of `run` and with the base model, or with
     the adapter `other`, and compare.
 
     Answers are greedy, or (`sampled`, or more than one of the `seeds`) drawn as in training: one
     with each seed from `seed` on. The questions and the rewards are those of `run`. Questions that
-    a side was trained on are left out. `rows` are other questions than the run's own, {"question",
+    a side was trained on are left out. `longest` is the most tokens of an answer, where it is not
+    to be as in training. `rows` are other questions than the run's own, {"question",
     "answer"} each. A verdict on its own ones is kept in its folder. Once `stop` is set, the child
     that answers is ended. `free_gpu` is called before it takes a GPU.
 
@@ -69,6 +71,10 @@ def evaluate(run: Run, checkpoint: int | None = None, n: int = 200, seed: int = 
         raise BadData(f"Run {run.id} has no held-out questions.",
                       "Its settings kept none aside.", "Start a run with 'Held-out rows' above 0.")
     settings, sampled = run.settings, sampled or seeds > 1
+    trained = settings.train.max_completion_length
+    if longest not in (None, trained):
+        settings = with_answers_of(settings, longest)
+        notes += [f"Answers had up to {longest:,} tokens here, and up to {trained:,} in training."]
     facts = machine.look(run.folder.path)
     plan = engines.plan_to_answer(settings, facts)
     if plan.on_gpu:
@@ -110,6 +116,14 @@ def evaluate(run: Run, checkpoint: int | None = None, n: int = 200, seed: int = 
         {"question": row["question"], "answer": row.get("answer"), "base": b, "tuned": t}
         for row, b, t in zip([row for row in rows for _ in range(seeds)], base, tuned,
                              strict=True)]}
+
+
+def with_answers_of(settings: Settings, longest: int) -> Settings:
+    """The same with answers of up to so many tokens, and room for them. Raises BadSettings."""
+    needed = settings.train.max_prompt_length + longest
+    return settings.with_values({
+        "train.max_completion_length": longest,
+        "model.max_seq_length": max(settings.model.max_seq_length, needed)})
 
 
 def held_out_count(run: Run) -> int:

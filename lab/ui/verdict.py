@@ -44,6 +44,7 @@ class VerdictPanel:
     other_at: gr.Dropdown
     count: gr.Number
     seeds: gr.Number
+    longest: gr.Number
     ask: gr.Button
     cancel: gr.Button
     said: gr.HTML
@@ -80,6 +81,10 @@ def build_panel() -> VerdictPanel:
             seeds = gr.Number(1, label="Answers to each, a side", minimum=1, maximum=MOST_SEEDS,
                               precision=0, min_width=150, elem_id="verdict-seeds",
                               info="1 is greedy. More are drawn as in training.")
+            # 0 and not empty: gradio makes 0 of a number that is empty.
+            longest = gr.Number(0, label="Longest answer, tokens", minimum=0, precision=0,
+                                min_width=150, elem_id="verdict-longest",
+                                info="0: as in training. Take more where answers are cut.")
         with gr.Row(elem_id="verdict-actions"):
             ask = gr.Button("Held-out verdict", variant="primary", elem_id="verdict-ask", scale=0,
                             min_width=190)
@@ -88,8 +93,8 @@ def build_panel() -> VerdictPanel:
         said = gr.HTML(elem_id="verdict-said", visible=False, css_template=CSS)
         result = gr.HTML(elem_id="verdict-result", css_template=CSS)
         followed = gr.Textbox("", visible="hidden", elem_id="verdict-followed", label="Followed")
-    return VerdictPanel(run, checkpoint, other, other_at, count, seeds, ask, cancel, said, result,
-                        followed)
+    return VerdictPanel(run, checkpoint, other, other_at, count, seeds, longest, ask, cancel, said,
+                        result, followed)
 
 
 def _filled(panel: VerdictPanel) -> list[gr.components.Component]:
@@ -139,18 +144,19 @@ def wire(panel: VerdictPanel, lab: Lab, triggers: Sequence[Callable]) -> None:
         if event := stops.get(request.session_hash or ""):
             event.set()
 
-    @panel.ask.click(inputs=[*pickers, panel.count, panel.seeds],
+    @panel.ask.click(inputs=[*pickers, panel.count, panel.seeds, panel.longest],
                      outputs=[*filled, panel.ask, panel.cancel, panel.said], trigger_mode="once",
                      concurrency_id="verdict", concurrency_limit=1, **QUIET)
     @owner_only
     async def ask(run_id: str, at: str, other: str, other_at: str, count: float | None,
-                  seeds: float | None, request: gr.Request) -> AsyncIterator[dict]:
+                  seeds: float | None, longest: float | None, request: gr.Request
+                  ) -> AsyncIterator[dict]:
         event, key = threading.Event(), request.session_hash or ""
         stops[key] = event
         picked = Picked(run_id, at, other, other_at)
         ready = {panel.ask: gr.update(interactive=True), panel.cancel: gr.update(interactive=False)}
         try:
-            asked = _asked(lab, picked, count, seeds)
+            asked = _asked(lab, picked, count, seeds, longest)
             yield {panel.ask: gr.update(interactive=False), panel.result: "",
                    panel.cancel: gr.update(interactive=True),
                    panel.said: _shown(progress_html(0, 0, 0.0, _beside(lab)))}
@@ -173,13 +179,14 @@ def wire(panel: VerdictPanel, lab: Lab, triggers: Sequence[Callable]) -> None:
                 del stops[key]
 
 
-def _asked(lab: Lab, picked: Picked, count: float | None, seeds: float | None) -> dict:
+def _asked(lab: Lab, picked: Picked, count: float | None, seeds: float | None,
+           longest: float | None) -> dict:
     """What `evaluate` is asked for. Raises a LabError."""
     run = _run_of(lab, picked.run)
     n = _whole(count, "So many questions cannot be asked.", MANY)
     many = _whole(seeds, "So many answers to a question cannot be drawn.", 1, MOST_SEEDS)
     return {"run": run, "checkpoint": run.step_at(picked.at), "n": n, "seeds": many,
-            "other": _other_of(lab, picked)}
+            "other": _other_of(lab, picked), "longest": int(longest or 0) or None}
 
 
 async def _progress(lab: Lab, asked: dict, stop: threading.Event

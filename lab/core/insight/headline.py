@@ -10,14 +10,15 @@ HARDLY = 0.05  # a rise that mends less than this share of what the base got wro
 SURE = 0.05  # of the exact test
 SHRUNK = 0.5  # an answer shorter than this share of its former length has collapsed
 CUT = 0.2  # this share of answers at the longest length is worth a word
+ENDS = 0.5  # from this share on of what was gained, that answers end in time may be all of it
 
 # What a verdict comes to, and how it is to be taken: "good", "bad", "warning" or "info".
-BETTER, HARDLY_BETTER, CLOSER, SAME, UNCLEAR, SHAPES_ONLY, WORSE, NO_GOAL, NOT_JUDGED, NOT_LIVE = (
-    "better", "hardly better", "closer", "same", "unclear", "better made", "worse", "no goal",
-    "not judged", "not live")
-LEVELS = {BETTER: "good", HARDLY_BETTER: "warning", CLOSER: "info", SAME: "info", UNCLEAR: "info",
-          SHAPES_ONLY: "warning", WORSE: "bad", NO_GOAL: "warning", NOT_JUDGED: "warning",
-          NOT_LIVE: "bad"}
+(BETTER, IN_TIME, HARDLY_BETTER, CLOSER, SAME, UNCLEAR, SHAPES_ONLY, WORSE, NO_GOAL, NOT_JUDGED,
+ NOT_LIVE) = ("better", "better in time", "hardly better", "closer", "same", "unclear",
+              "better made", "worse", "no goal", "not judged", "not live")
+LEVELS = {BETTER: "good", IN_TIME: "warning", HARDLY_BETTER: "warning", CLOSER: "info",
+          SAME: "info", UNCLEAR: "info", SHAPES_ONLY: "warning", WORSE: "bad", NO_GOAL: "warning",
+          NOT_JUDGED: "warning", NOT_LIVE: "bad"}
 
 Figures = Mapping[str, Any]  # those of `verdict.verdict`
 
@@ -58,6 +59,8 @@ def _judgement(found: Figures) -> tuple[str, str]:
     if _rose(gap):
         missed = 1 - right[0]["share"]
         if gap["mean"] >= HARDLY * missed:
+            if said := _ends_in_time(found):
+                return IN_TIME, f"{lead}: it {_is(found)} better{said}"
             return BETTER, f"{lead}: it {_is(found)} better"
         wrong = f"{lead}, which leaves {percent(1 - right[1]['share'], 0)} wrong"
         if _better_made(found):
@@ -67,6 +70,18 @@ def _judgement(found: Figures) -> tuple[str, str]:
         made = ", while the answers are better made" if _better_made(found) else ""
         return WORSE, f"{lead}: it {_is(found)} worse{made}"
     return _without_a_sure_change(found, lead)
+
+
+def _ends_in_time(found: Figures) -> str:
+    """Where most of what was gained had been cut before its end: that, and what would tell."""
+    turned = found["turned"]
+    if turned["cut"] < max(1, ENDS * turned["right"]):
+        return ""
+    whose = f"the answer of {found['names'][0]}" if found["names"] else "the answer before"
+    what = "answers" if found["seeds"] > 1 else "questions"
+    return (f" at ending in time, and perhaps at nothing else: on {turned['cut']} of the "
+            f"{turned['right']} {what} that turned right {whose} was cut at the longest length, "
+            "where a longer one may be right too; ask again with longer answers")
 
 
 def _without_a_sure_change(found: Figures, lead: str) -> tuple[str, str]:

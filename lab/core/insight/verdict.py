@@ -49,10 +49,11 @@ def verdict(chosen: Sequence[Chosen], system_prompt: str, base: Answers, tuned: 
     goals), "in_format" (share of answers that are made of the blocks of the system prompt, as
     `formats.blocks_only` sees it; None where it asks for none), "reward" (mean weighted sum),
     "rewards" (mean raw scores), "tokens" (mean) and "cut" (share); "difference" with 95 % intervals
-    clustered by question; and the "headline". Every question counts the same. An answer that could
-    not be judged on one side is left out of both; "n" counts the questions that are compared by the
-    goals, or by the sum of the rewards where there is no goal. Raises WorkFailed where there is not
-    one.
+    clustered by question; "turned" (answers of the first side that are wrong where the other's are
+    right, and how many of them were "cut"); and the "headline". Every question counts the same. An
+    answer that could not be judged on one side is left out of both; "n" counts the questions that
+    are compared by the goals, or by the sum of the rewards where there is no goal. Raises
+    WorkFailed where there is not one.
     """
     pairs = list(zip(base, tuned, strict=True))
     asked = [pairs[first:first + seeds] for first in range(0, len(pairs), seeds)]
@@ -76,6 +77,9 @@ def verdict(chosen: Sequence[Chosen], system_prompt: str, base: Answers, tuned: 
     better, worse, alike = wins(*totals)
     right = [_of(by_goal, i, "correct") for i in (0, 1)]
     goals = [_of(by_goal, i, "goal") for i in (0, 1)]
+    # Answers that were wrong, where those of the judged side are right.
+    turned = [before for question in by_goal for before, after in question
+              if after["correct"] and not before["correct"]]
     found = {
         "n": len(compared), **dict(zip(SIDES, sides, strict=True)),
         "difference": {
@@ -88,6 +92,7 @@ def verdict(chosen: Sequence[Chosen], system_prompt: str, base: Answers, tuned: 
         "why_left_out": reason(pairs) if len(compared) < len(asked) or not by_goal else "",
         "right": [{"share": fmean(side), "interval": clustered_share(side, seeds)}
                   for side in right] if by_goal else None,
+        "turned": {"right": len(turned), "cut": sum(before["cut"] for before in turned)},
         "changed": _mean((after - before) ** 2 for before, after in zip(*right, strict=True)),
         # What is right or wrong and nothing between has one difference, not two.
         "goals": None if goals == right else _points(goals, seed),
