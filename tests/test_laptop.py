@@ -47,7 +47,7 @@ def test_a_real_model_trains_for_two_steps(lab, model):
     log = lab.runs.log(folder.id)
     curves = log.curves()
     assert all(0 <= right <= 1 for right in curves["goal/reached"])
-    assert 1 <= curves["completions/mean_length"][-1] <= 16
+    assert 1 <= curves["completions/mean_length"][-1] <= 48
     assert set(log.held_out) == {0, 2}
     assert (folder.adapter / "adapter_model.safetensors").is_file()
     answers = log.groups_at(2)[1][0]["answers"]

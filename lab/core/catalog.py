@@ -150,10 +150,14 @@ RECIPES = {recipe.key: recipe for recipe in (
             # Any way of writing it counts: what is rewarded is that the sum is right.
             "rewards.chosen": parse_chosen("last_number"),
             "train.max_steps": 20, "train.prompts_per_step": 4, "train.max_prompt_length": 64,
-            "train.max_completion_length": 16, "train.learning_rate": 1e-3,
+            # Room for nearly half of what it says untrained: with 16 tokens it learnt to end in
+            # time, and hardly more (docs/verdict.md).
+            "train.max_completion_length": 48, "train.learning_rate": 3e-4,
             "train.max_grad_norm": 1.0, "train.weight_decay": 0.0,
             "train.lr_scheduler_type": "constant_with_warmup", "train.save_steps": 10,
-            "train.eval_steps": 10, "train.eval_questions": 60, "sampling.max_tokens": 32}),
+            "train.eval_steps": 10, "train.eval_questions": 60, "sampling.max_tokens": 96},
+           measured="Two CPU cores, 3 to 4 minutes, three seeds: right on sums it has not seen "
+                    "33 % → 65, 65 and 67 %, with room for 96 tokens on both sides."),
     Recipe("gsm8k", "GSM8K on Qwen2.5 1.5B, 4 bit",
            "School maths on a small instruct model with one GPU of 8 GB or more.",
            {**_GSM8K, **_BY_THE_NUMBER, "model.name": "Qwen/Qwen2.5-1.5B-Instruct",
