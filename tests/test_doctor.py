@@ -59,6 +59,7 @@ SHOWN = {
     "one_reward_dominates": ({"signal/int": wavy(0.95, 0.95), "signal/correctness":
                               wavy(0.05, 0.05)}, {}, "'Whole number' makes"),
     "cut": ({"completions/clipped_ratio": wavy(0.5, 0.5)}, {}, "cut off"),
+    "cut_before": ({"completions/clipped_ratio": wavy(0.7, 0.02)}, {}, "cut at the start"),
     "reward_errors": ({"reward_errors/int": flat(5.0)}, {}, "'Whole number' fails"),
     "flat": ({"reward/weighted": wavy(1, 1), "goal/mean": wavy(0.3, 0.3),
               "shape/mean": wavy(0.3, 0.3), "completions/mean_length": wavy(50, 50)},
@@ -98,6 +99,20 @@ def test_a_run_that_learns_is_healthy_and_nothing_is_found():
     report = look(SOLVING)
     assert report.verdict == doctor.HEALTHY and report.findings == ()
     assert "goal" in report.why
+
+
+@pytest.mark.parametrize("columns", [
+    {"completions/clipped_ratio": wavy(0.1, 0.0)},  # few
+    {"completions/clipped_ratio": wavy(0.9, 0.6)},  # most are cut as before
+    {"completions/clipped_ratio": wavy(0.7, 0.02), "goal/mean": wavy(0.3, 0.3)}])  # no rise
+def test_answers_that_were_cut_are_no_finding_where_they_explain_nothing(columns):
+    assert "cut_before" not in {one.rule for one in look(SOLVING | columns).findings}
+
+
+def test_a_run_whose_answers_only_learnt_to_end_is_still_healthy_and_told_of():
+    report = look(SOLVING | {"completions/clipped_ratio": wavy(0.7, 0.02)})
+    assert report.verdict == doctor.HEALTHY
+    assert [one.rule for one in report.findings] == ["cut_before"]
 
 
 @pytest.mark.parametrize("points", range(6))
@@ -322,7 +337,7 @@ def test_every_rule_of_the_contract_is_there_and_says_when_it_fires_and_why():
     assert set(RULES) == set(doctor.ORDER) == {
         "non_finite", "never_fires", "shape_only", "length_collapse", "length_growth",
         "dead_wrong", "dead_right", "one_reward_dominates", "cut", "reward_errors", "flat",
-        "exploding", "kl_high", "diversity_collapse", "held_out_gap", "slow_reward"}
+        "exploding", "kl_high", "diversity_collapse", "held_out_gap", "slow_reward", "cut_before"}
     assert all(rule.means and rule.fires and rule.source for rule in RULES.values())
     assert all(Path(name.__file__).read_text().count("@rule(") for name in (
         doctor.answers, doctor.groups, doctor.learning, doctor.soundness))

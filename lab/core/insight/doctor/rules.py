@@ -57,7 +57,8 @@ class Rule:
 # In which they are told: what spoils a run first, and what is only a pity last.
 ORDER = ("non_finite", "exploding", "never_fires", "reward_errors", "shape_only", "length_collapse",
          "length_growth", "held_out_gap", "dead_wrong", "cut", "one_reward_dominates",
-         "diversity_collapse", "kl_high", "flat", "slow_reward", "dead_right")
+         "diversity_collapse", "kl_high", "flat", "slow_reward", "dead_right",
+         "cut_before")
 RULES: dict[str, Rule] = {}  # filled by the files beside this one
 
 
