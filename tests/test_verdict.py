@@ -197,6 +197,8 @@ def test_where_the_answers_before_were_cut_the_gain_may_be_that_they_end(few_dra
     assert found["turned"] == {"right": 129, "cut": 129}
     assert ("it got better at ending in time, and perhaps at nothing else: on 129 of the 129 "
             "questions that turned right the answer before was cut") in found["headline"]
+    brief = judge(cut, side(set(range(165)), 300, True, tokens=20))
+    assert "shrank from 200 to 20 tokens: read some" in brief["headline"]
     few = [{**one, "cut": place < 36 + 60} for place, one in enumerate(cut)]
     found = judge(few, tuned)
     assert found["turned"] == {"right": 129, "cut": 60} and found["judgement"] == "better"

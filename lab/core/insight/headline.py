@@ -158,7 +158,8 @@ def _caveats(found: Figures, judgement: str) -> list[str]:
         said.append(f"its answers are short: {tuned['tokens']:.0f} tokens, against "
                     f"{base['tokens']:.0f}")
     elif tuned["tokens"] < SHRUNK * base["tokens"]:
-        how, then = (("shrank", ": read some before you trust it") if judgement == BETTER
+        rose = judgement in (BETTER, IN_TIME)
+        how, then = (("shrank", ": read some before you trust it") if rose
                      else ("collapsed", ""))
         said.append(f"the answers {how} from {base['tokens']:.0f} to {tuned['tokens']:.0f} tokens"
                     f"{then}")
