@@ -56,7 +56,7 @@ def a_verdict(before: int, after: int, n: int, made: bool = True, step: int = 6,
     questions = [{"question": f"How many, {i}?", "answer": ANSWER} for i in range(n)]
     return verdict.verdict(CLASSIC, SYSTEM_PROMPT, base, tuned) | {
         "made": 1.7e9, "seconds": 12.5, "step": step, "adapter": adapter, "seed": 0,
-        "adapter_effect": 0.5, **verdict.telling(questions, base, tuned)}
+        "adapter_effect": 0.5, "longest": None, **verdict.telling(questions, base, tuned)}
 
 
 def judge(base, tuned, chosen=CLASSIC, **look) -> dict:

@@ -184,9 +184,17 @@ def test_lines_of_an_older_lab_stay_verdicts_against_the_base(tmp_path):
     assert found["seeds"] == 1 and found["against"] is None
     assert verdict_html(found, CLASSIC, 20).startswith("<p class='headline good'")
     for wrong in ({"seeds": 0}, {"against": {"run": "a"}}, {"names": ["a", "b"]}, {"notes": 3},
+                  {"longest": "96"},
                   {"against": against(folder, "a", 2, 4)["against"], "names": ["one"]}):
         verdicts.keep(folder, old | wrong)
     assert verdicts.every(folder) == [found]
+
+
+def test_answers_of_another_length_are_told_beside_the_other_verdicts(tmp_path):
+    now, before = a_verdict(2, 9, 20), a_verdict(7, 9, 20) | {"longest": 1096}
+    assert "20, up to 1,096 tokens" in words(verdict_html(now, CLASSIC, 20, [before, now]))
+    as_trained = words(verdict_html(now, CLASSIC, 20, [now | {"made": 1}, now]))
+    assert "tokens" not in as_trained.partition("Other verdicts")[2]
 
 
 def test_several_answers_are_told_with_the_questions(tmp_path):

@@ -72,7 +72,8 @@ def evaluate(run: Run, checkpoint: int | None = None, n: int = 200, seed: int = 
                       "Its settings kept none aside.", "Start a run with 'Held-out rows' above 0.")
     settings, sampled = run.settings, sampled or seeds > 1
     trained = settings.train.max_completion_length
-    if longest not in (None, trained):
+    longest = None if longest == trained else longest
+    if longest is not None:
         settings = with_answers_of(settings, longest)
         notes += [f"Answers had up to {longest:,} tokens here, and up to {trained:,} in training."]
     facts = machine.look(run.folder.path)
@@ -109,7 +110,7 @@ def evaluate(run: Run, checkpoint: int | None = None, n: int = 200, seed: int = 
                     names=other and against.names_of(run, adapter, other)) | {
         "made": time.time(), "seconds": round(time.monotonic() - begun, 1), "step": adapter.step,
         "adapter": weights, "seed": seed, "adapter_effect": effect, "against": compared,
-        "seen": seen, "notes": notes, **telling(rows, base, tuned, seeds)}
+        "seen": seen, "notes": notes, "longest": longest, **telling(rows, base, tuned, seeds)}
     if own:
         verdicts.keep(run.folder, found)
     return found | {"answers": [

@@ -16,7 +16,8 @@ from lab.services.workspace import RunFolder
 KEYS = {*CONTRACT, "judgement", "level", "needed", "drawn", "right", "gained", "lost", "step",
         "adapter", "made", "seconds"}  # what readers count on
 SINCE: Mapping[str, Any] = {  # what older lines do not have: they are of one answer a question,
-    "seeds": 1, "names": None, "against": None, "seen": 0, "notes": ()}  # against the base
+    "seeds": 1, "names": None, "against": None, "seen": 0, "notes": (),  # against the base,
+    "longest": None, "turned": None}  # as long as in training
 
 Verdict = Mapping[str, Any]
 
@@ -117,7 +118,8 @@ def _checked(line: bytes) -> Verdict | None:
         fits = (one.keys() >= KEYS and isinstance(one["headline"], str)
                 and one["level"] == LEVELS[one["judgement"]] and isinstance(one["adapter"], str)
                 and _is_step(one["step"]) and type(one["seeds"]) is int and one["seeds"] > 0
-                and type(one["seen"]) is int and all(isinstance(s, str) for s in one["notes"])
+                and type(one["seen"]) is int and _is_step(one["longest"])
+                and all(isinstance(s, str) for s in one["notes"])
                 and _is_side(one["against"], one["names"]))
     except (ValueError, KeyError, TypeError, RecursionError):
         return None

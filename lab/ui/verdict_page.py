@@ -139,13 +139,20 @@ def _badge(answer: Mapping[str, Any], seeds: int) -> str:
             f"{answer['tokens']} tokens{often}</small>")
 
 
+def _asked(one: Verdict) -> str:
+    """How many questions, and how they were asked where that is not the usual way."""
+    many = f" × {one['seeds']}" if one["seeds"] > 1 else ""
+    longest = f", up to {one['longest']:,} tokens" if one["longest"] else ""
+    return f"{one['n']}{many}{longest}"
+
+
 def _earlier(found: Verdict, made: Sequence[Verdict]) -> str:
     others = [one for one in reversed(made) if one != found]
     if not others:
         return ""
     rows = [("–" if one["step"] is None else one["step"],
              one["names"][0] if one["names"] else NAMES[0], when(one["made"]),
-             f"{one['n']}{f' × {seeds}' if (seeds := one['seeds']) > 1 else ''}",
+             _asked(one),
              *("–" if one[side]["accuracy"] is None else percent(one[side]["accuracy"])
                for side in reversed(SIDES)), one["judgement"]) for one in others]
     return "<h3>Other verdicts on this run</h3>" + table_html(
