@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     print(f"\n{result['headline']}\n")
     for text in figures(result):
         print(text)
-    if hint := better_one(asked, options.checkpoint):
+    if hint := better_one(asked, options.checkpoint, result["step"]):
         print(hint)
     return DONE
 

@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
         problem = export.problem
         raise LabError(problem.what, problem.why, problem.next)
     _tell(options, export, chosen.title)
-    if hint := better_one(run, options.checkpoint):
+    if hint := better_one(run, options.checkpoint, chosen.step):
         tell(options, hint)
     if export.problem:
         raise LabError(export.problem.what, export.problem.why, export.problem.next)

@@ -43,10 +43,10 @@ def add_checkpoint(sub: argparse.ArgumentParser) -> None:
                      f"questions that were asked while it trained (default: '{NEWEST}')")
 
 
-def better_one(run: Run, asked: str | None) -> str:
-    """What to say where nobody named a checkpoint and the newest one is not the best; or ""."""
-    newest = run.folder.newest()
-    if asked or run.best is None or newest is None or newest.step == run.best.step:
+def better_one(run: Run, asked: str | None, step: int | None) -> str:
+    """What to say where nobody named a checkpoint, and that of this step, which was the newest one
+    then, is not the best; or ""."""
+    if asked or run.best is None or step == run.best.step:
         return ""
     return (f"This is the newest checkpoint. While it trained, another did better on held-out "
             f"questions: {run.best.title}. Take it with --checkpoint {BEST}.")

@@ -50,9 +50,9 @@ def main() -> None:
     if options.learner:
         print(json.dumps({"seconds": learn_behind(options)}), flush=True)
         os._exit(0)  # threads that talk to the server must not keep the process
-    seconds = {"async": beside_a_server, "server": beside_a_server}.get(
-        options.way, lambda options, settings: of_a_run(options, settings, options.gpus))(
-            options, settings_of(options))
+    settings = settings_of(options)
+    seconds = (beside_a_server(options, settings) if options.way in ("server", "async")
+               else of_a_run(options, settings, options.gpus))
     step = statistics.median(seconds[WARM:])
     print(json.dumps({"way": options.way, "steps": len(seconds), "seconds": round(step, 3),
                       "pace": round(8 * options.prompts / step, 1), "each": seconds}), flush=True)

@@ -22,7 +22,9 @@ from lab.services.environment import worker_environment
 from lab.services.export.places import refuse_place
 from lab.services.export.source import source_of
 from lab.services.export.state import (
+    ADAPTER,
     DONE,
+    GGUF,
     KINDS,
     QUANTS,
     Asked,
@@ -59,16 +61,16 @@ class Exports:
         if asked.kind not in KINDS:
             raise RunError(f"Nothing is exported as {asked.kind!r}.",
                            next=f"There are {', '.join(KINDS)}.")
-        if asked.kind == "gguf" and asked.quant not in QUANTS:
+        if asked.kind == GGUF and asked.quant not in QUANTS:
             raise RunError(f"GGUF is not written as {asked.quant!r}.",
                            next=f"There are {', '.join(QUANTS)}.")
         run = self.workspace.run(asked.run)
         source = source_of(run, asked.step)
-        asked = replace(asked, step=source.step, quant=asked.quant if asked.kind == "gguf" else "",
+        asked = replace(asked, step=source.step, quant=asked.quant if asked.kind == GGUF else "",
                         weights=verdicts.fingerprint(source.adapter.path))
         if asked.out:
             out = refuse_place(Path(asked.out), f"{run.id}-{asked.name}.zip",
-                               asked.kind == "adapter" or Path(asked.out).suffix == ".zip")
+                               asked.kind == ADAPTER or Path(asked.out).suffix == ".zip")
             asked = replace(asked, out=str(out))
         folder = ExportFolder(run.exports / asked.name)
         with self._only_one():
