@@ -25,6 +25,7 @@ from lab.ui.compare.sides import BASE, BEST, NEWEST
 from lab.ui.forms import Form
 from lab.ui.tabs.compare import build_tab
 from lab.ui.talk import Talk
+from tests.test_history import ask_held_out
 
 QUESTION = "Tom has 3 apples. He buys 4 more. How many apples does Tom have now?"
 
@@ -114,15 +115,9 @@ def test_with_nothing_but_damaged_adapters_it_is_an_error(run):
 
 def test_a_run_that_nobody_picked_stands_with_its_best_adapter_once_it_has_one(run, tmp_path):
     lab, run = run
-    folder = shutil.copytree(run.folder.path, tmp_path / run.id)
-    log = folder / "events.jsonl"
-    *lines, last = log.read_text().splitlines()
-    told = [json.dumps({"event": "held_out", "time": 1.0, "step": step, "metrics": {
-        "n": 24, "goal": goal, "reached": goal, "reward": goal}})
-        for step, goal in ((0, 0.1), (4, 0.9), (6, 0.5))]
-    log.write_text("\n".join([*lines, *told, last, ""]))
-    (folder / "summary.json").unlink(missing_ok=True)
+    shutil.copytree(run.folder.path, tmp_path / run.id)
     other = Lab.at(tmp_path)
+    ask_held_out(other.workspace.run(run.id), {0: 0.1, 4: 0.9, 6: 0.5})
     assert other.runs.get(run.id).best.step == 4
     with gr.Blocks():
         panes = build_tab(other, Form()).panes

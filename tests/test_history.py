@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 
+import gradio as gr
 import pytest
 from safetensors.torch import load_file
 
@@ -16,11 +17,15 @@ from lab.core.problems import BadSettings, LabError, RunError
 from lab.core.settings import Settings
 from lab.services import begin, history, labels, lineage, runs, summary
 from lab.services.lab import Lab
+from lab.services.runs import BEST, NEWEST
 from lab.services.trash import KEPT_DAYS
 from lab.services.workspace import PROJECT, RunFolder
-from lab.ui.history import label_view, overlay
+from lab.ui.forms import Form
+from lab.ui.history import label_view, listing, overlay
 from lab.ui.history.details import details_html, settings_html
+from lab.ui.history.page import Look, opened
 from lab.ui.history.table import read_ticked, spark_html, table_of
+from lab.ui.tabs.runs import build_tab
 
 
 def make(lab: Lab, name: str, *said: events.Event, settings: Settings | None = None,
@@ -41,6 +46,14 @@ def curve(values, metric="goal/reached"):
             *(events.Step(i, {metric: value, "reward/weighted": value, "seconds/step": 6.0})
               for i, value in enumerate(values, 1)),
             events.Finished(len(values), 1.0)]
+
+
+def ask_held_out(folder: RunFolder, goals: dict[int, float]) -> None:
+    """What a finished run tells of its held-out questions, by step, before it ends."""
+    *lines, last = folder.events.read_text().splitlines()
+    told = [json.dumps({"event": "held_out", "time": 1.0, "step": step, "metrics": {
+        "n": 24, "goal": goal, "reached": goal, "reward": goal}}) for step, goal in goals.items()]
+    folder.events.write_text("\n".join([*lines, *told, last, ""]))
 
 
 # what a person says of a run
@@ -253,6 +266,48 @@ def test_the_table_says_each_run_once_and_nothing_of_it_is_markup(lab):
     assert "from 10% to 90%" in spark_html(lab.runs.get(folder.id).spark)
     assert read_ticked("[") == read_ticked('{"a": 1}') == read_ticked(None) == []
     assert read_ticked('["a", 1]') == ["a"]
+
+
+# the checkpoint that the export panel stands on
+
+
+@pytest.fixture
+def tab(lab):
+    """(the tab, what it shows of news to a page with this run open and this checkpoint picked)."""
+    with gr.Blocks() as page:
+        tab = build_tab(lab, Form())
+        listing.wire(tab, lab, [page.load])
+    handler = next(one for one in page.fns.values() if one.targets == [(page._id, "load")])
+
+    def follow(run: str, chosen: str = "") -> dict:
+        held = {tab.run: run, tab.export.chosen: chosen}
+        return handler.fn(*(held.get(part, part.value) for part in handler.inputs))
+
+    return tab, follow
+
+
+def test_a_page_that_follows_a_run_stands_on_its_best_checkpoint_until_a_person_picked(
+        finished, lab, tab):
+    (other, run_id), (tab, follow) = finished, tab
+    shutil.copytree(other.workspace.run(run_id).path, lab.workspace.make().root / run_id)
+    folder = lab.workspace.run(run_id)
+
+    def stands(chosen: str = "") -> str:
+        return follow(run_id, chosen)[tab.export.checkpoint]["value"]
+
+    assert stands() == NEWEST
+    ask_held_out(folder, {0: 0.1, 4: 0.9, 6: 0.5})
+    assert stands() == BEST  # the page that was open shows another now
+    assert tab.export.chosen not in follow(run_id)  # somebody may pick while it answers
+    for picked in (NEWEST, "2"):
+        assert stands(f"{run_id}/{picked}") == picked
+        assert tab.export.chosen not in follow(run_id, f"{run_id}/{picked}")
+    shutil.rmtree(folder.checkpoint(2))
+    assert stands(f"{run_id}/2") == BEST
+    assert follow(run_id, f"{run_id}/2")[tab.export.chosen] == ""
+    assert stands("another run/4") == BEST  # what was picked of another run is not of this one
+    shown = opened(tab, lab, Look(run_id, chosen="another run/4"))
+    assert (shown[tab.export.checkpoint]["value"], shown[tab.export.chosen]) == (BEST, "")
 
 
 # deleted and moved

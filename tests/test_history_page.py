@@ -11,7 +11,7 @@ from lab.core import events
 from lab.services import labels
 from lab.services.lab import Lab
 from tests.browser import SLOW, App, faults, open_tab, with_run
-from tests.test_history import curve, make
+from tests.test_history import ask_held_out, curve, make
 
 pytestmark = pytest.mark.browser
 OVERLAID = "document.querySelector('#runs-overlay .js-plotly-plot')?.data?.length ?? 0"
@@ -202,3 +202,62 @@ def test_a_folder_with_a_name_in_words_has_an_address(app, open_page, finished):
     expect(page).to_have_url(re.compile("#train/mein%20bester%20Lauf$"), timeout=SLOW)
     page.reload()
     expect(page.locator("#live")).to_have_attribute("data-run", "mein bester Lauf", timeout=SLOW)
+
+
+def test_the_picker_of_an_open_page_turns_to_the_best_checkpoint_until_a_person_picks(
+        app, open_page, finished):
+    path = app.root / "watched"
+    shutil.copytree(app.root / finished[1], path)
+    folder = Lab.at(app.root).workspace.run("watched")
+    labels.change(folder, name="watched")
+    page = open_page()
+    open_run(page, "watched")
+    picker, notes = page.locator("#runs-checkpoint input"), page.locator("#runs-notes textarea")
+    page.locator("#runs-label button").first.click()
+
+    def follow(note: str) -> None:
+        """The page has shown what is new."""
+        labels.change(folder, notes=note)
+        expect(notes).to_have_value(note, timeout=SLOW)
+
+    def pick(step: str) -> None:
+        picker.fill(step)
+        page.keyboard.press("Enter")
+        expect(picker).to_have_value(re.compile(f"^{step}"), timeout=SLOW)
+
+    expect(picker).to_have_value("Newest · step 6", timeout=SLOW)
+    ask_held_out(folder, {0: 0.1, 4: 0.9, 6: 0.5})
+    follow("it has a best one now")
+    expect(picker).to_have_value(re.compile("^Best · step 4"), timeout=SLOW)
+    pick("Newest")
+    follow("the newest was picked")
+    expect(picker).to_have_value("Newest · step 6")
+    pick("Step 2")
+    page.locator("#runs-save").click()
+    expect(page.locator("#runs-said")).to_contain_text("Saved", timeout=SLOW)
+    expect(picker).to_have_value("Step 2")
+    shutil.rmtree(folder.checkpoint(2))
+    follow("it is there no more")
+    expect(picker).to_have_value(re.compile("^Best · step 4"), timeout=SLOW)
+    late = []
+
+    def hold(route) -> None:
+        """What asks for the news; it says what the notes held."""
+        asks = "it is there no more" in (route.request.post_data or "")
+        late.append(route) if asks else route.continue_()
+
+    page.route("**/queue/join*", hold)
+    labels.change(folder, notes="asked for before the pick")
+    while not late:
+        page.wait_for_timeout(100)
+    pick("Newest")
+    for route in late:
+        route.continue_()
+    page.unroute("**/queue/join*")
+    expect(notes).to_have_value("asked for before the pick", timeout=SLOW)
+    expect(picker).to_have_value("Newest · step 6", timeout=SLOW)
+    open_run(page, "fast one")
+    open_run(page, "watched")
+    expect(picker).to_have_value(re.compile("^Best · step 4"), timeout=SLOW)
+    page.locator("#runs-go-on").click()
+    expect(page.get_by_text("begins with its adapter of step 4")).to_be_visible(timeout=SLOW)

@@ -44,6 +44,11 @@ TICKING = """const timer = setInterval(() => {
   if (!element.isConnected) clearInterval(timer);
   else if (!document.hidden && element.querySelector('.busy')) trigger('tick');
 }, 1000);"""
+# In the browser, at once, so that whatever is asked for from now on knows of the pick.
+CHOSEN_JS = "(run, at) => `${run}/${at}`"
+# After news: those that were on their way when a person picked have put the first offer there.
+STANDS_JS = """(run, at, chosen) =>
+  chosen.startsWith(`${run}/`) ? chosen.slice(run.length + 1) : at"""
 PUSHED = ("Uploads what is chosen above, with its card. It is made first where that was not done. "
           "A push that fails keeps what was made.")
 
@@ -54,6 +59,7 @@ class ExportPanel:
     about: gr.HTML
     kind: gr.Dropdown
     checkpoint: gr.Dropdown
+    chosen: gr.Textbox  # RUN/CHECKPOINT where a person picked the checkpoint, else empty
     quant: gr.Dropdown
     count: gr.Number
     go_on: gr.Button
@@ -71,8 +77,8 @@ class ExportPanel:
 
     def filled(self) -> list[gr.components.Component]:
         """What `look` fills."""
-        return [self.note, self.about, self.kind, self.quant, self.checkpoint, self.go_on,
-                self.make, self.push, self.cancel, self.progress, self.made, self.pick,
+        return [self.note, self.about, self.kind, self.quant, self.checkpoint, self.chosen,
+                self.go_on, self.make, self.push, self.cancel, self.progress, self.made, self.pick,
                 self.download, self.delete, self.said]
 
     def kept(self) -> tuple[gr.components.Component, ...]:
@@ -80,7 +86,8 @@ class ExportPanel:
         return self.download, self.said, self.kind, self.quant, self.about, self.pick
 
 
-def build_panel() -> ExportPanel:
+def build_panel(chosen: gr.Textbox) -> ExportPanel:
+    """`chosen` is hidden, and outside of what is shown and hidden with a run."""
     gr.HTML("<h3>Its adapter: take it home, or go on from it</h3>")
     note = gr.HTML(elem_id="runs-export-note", visible=False)
     with gr.Row(equal_height=True):
@@ -118,14 +125,15 @@ def build_panel() -> ExportPanel:
             private = gr.Checkbox(True, label="Private", elem_id="runs-push-private", scale=0,
                                   min_width=120)
             push = gr.Button("Push", elem_id="runs-push", size="md", scale=0, min_width=110)
-    return ExportPanel(note, about, kind, checkpoint, quant, count, go_on, make, cancel, said,
-                       progress, made, pick, download, delete, repository, private, push)
+    return ExportPanel(note, about, kind, checkpoint, chosen, quant, count, go_on, make, cancel,
+                       said, progress, made, pick, download, delete, repository, private, push)
 
 
-def look(panel: ExportPanel, lab: Lab, run: Run) -> dict:
-    """Everything the panel shows of this run."""
-    saved, offered = has_adapter(run), checkpoints_of(run)
-    return {panel.checkpoint: gr.update(choices=offered, value=offered[0][1], interactive=saved),
+def look(panel: ExportPanel, lab: Lab, run: Run, chosen: str = "") -> dict:
+    """Everything the panel shows of this run. A checkpoint of it that a person has `chosen` stays
+    while it is there."""
+    saved = has_adapter(run)
+    return {**_checkpoints(panel, run, chosen, saved),
             panel.note: gr.update(visible=not saved,
                                   value=f"<p class='help'>{NO_ADAPTER}</p>"),
             panel.about: f"<p class='help'>{_about('adapter')}</p>",
@@ -160,6 +168,8 @@ def wire(panel: ExportPanel, lab: Lab, run: gr.Dropdown) -> None:
             return {panel.said: problem_in_place(error.problem)}
         return _now(panel, lab, found, None) | {panel.said: problem_in_place(None),
                                                 panel.download: _no_download()}
+
+    panel.checkpoint.input(None, [run, panel.checkpoint], panel.chosen, js=CHOSEN_JS, **FREE)
 
     @panel.make.click(inputs=wanted, outputs=follows, trigger_mode="once",
                       concurrency_id="export", concurrency_limit=1, **QUIET)
@@ -233,6 +243,17 @@ def _now(panel: ExportPanel, lab: Lab, run: Run, picked: str | None) -> dict:
         panel.pick: gr.update(choices=_choices(lab, run.id),
                               value=picked if picked in names else None),
         panel.delete: gr.update(interactive=picked in names)}
+
+
+def _checkpoints(panel: ExportPanel, run: Run, chosen: str, saved: bool) -> dict:
+    """What the picker offers. Where nobody has picked one of these it stands on the first, also
+    when that becomes another: the best, once there is one."""
+    offered, at = checkpoints_of(run), chosen.removeprefix(f"{run.id}/")
+    picked = at in {value for _, value in offered}
+    # Else not touched: somebody may just pick one.
+    forgotten = {panel.chosen: ""} if chosen and not picked else {}
+    return {panel.checkpoint: gr.update(choices=offered, value=at if picked else offered[0][1],
+                                        interactive=saved)} | forgotten
 
 
 def _about(kind: str) -> str:

@@ -56,8 +56,8 @@ def wire(steps: NextSteps, run: gr.Textbox, lab: Lab, tabs: gr.Tabs,
         return verdict.show(on_compare.verdict, lab, run_id) | {tabs: gr.Tabs(selected="compare")}
 
     @explained
-    def to_export(run_id: str) -> dict:
-        return runs.show(on_runs, lab, run_id) | {tabs: gr.Tabs(selected="runs")}
+    def to_export(run_id: str, chosen: str) -> dict:
+        return runs.show(on_runs, lab, run_id, chosen) | {tabs: gr.Tabs(selected="runs")}
 
     @explained
     def to_fork(run_id: str) -> dict:
@@ -69,5 +69,5 @@ def wire(steps: NextSteps, run: gr.Textbox, lab: Lab, tabs: gr.Tabs,
                         js=focus_js("compare-question textarea"), **FREE)
     steps.evaluate.click(to_verdict, run, [tabs, *verdict.shown(on_compare.verdict)],
                          js=focus_js("verdict-ask"), **FREE)
-    steps.export.click(to_export, run, [tabs, *runs.shown(on_runs)],
+    steps.export.click(to_export, [run, on_runs.export.chosen], [tabs, *runs.shown(on_runs)],
                        js=focus_js("runs-export"), **FREE)

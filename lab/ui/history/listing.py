@@ -9,6 +9,7 @@ import gradio as gr
 from lab.core.problems import LabError
 from lab.services.history import NEWEST_FIRST, ORDERS
 from lab.services.lab import Lab
+from lab.ui.export_view import STANDS_JS
 from lab.ui.history.page import (
     Look,
     RunsTab,
@@ -32,8 +33,7 @@ def wire(tab: RunsTab, lab: Lab, triggers: Sequence[Callable]) -> None:
         found = look_at(lab, tab, look if chosen else Look(None, *given[1:]))
         if found[tab.run].get("value") != look.run:
             return found
-        # The same run: what was picked, typed and made ready of it, or is being asked, stays.
-        found.get(tab.export.checkpoint, {}).pop("value", None)
+        # The same run: what was typed and made ready of it, or is being asked, stays.
         found = {part: update for part, update in found.items() if part not in (
             tab.question, tab.empty_question, *tab.export.kept(), *tab.label.parts())}
         try:
@@ -41,7 +41,9 @@ def wire(tab: RunsTab, lab: Lab, triggers: Sequence[Callable]) -> None:
         except LabError:
             return found
 
-    gr.on(triggers, follow, [tab.followed, *tab.label.inputs(), *looked], filled, **FOLLOWS)
+    news = gr.on(triggers, follow, [tab.followed, *tab.label.inputs(), *looked], filled, **FOLLOWS)
+    news.then(None, [tab.run, tab.export.checkpoint, tab.export.chosen], tab.export.checkpoint,
+              js=STANDS_JS, **FREE)
     tab.run.input(lambda *given: opened(tab, lab, Look(*given)), looked, filled, **FREE)
     listing = [tab.table, tab.place, tab.limit, tab.empty, tab.empty_question]
 

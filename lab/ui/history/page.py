@@ -55,7 +55,8 @@ class RunsTab:
 
     def looked(self) -> list[gr.components.Component]:
         """What says which runs are listed and which one is open."""
-        return [self.run, self.words, self.order, self.place, self.limit, self.ticked]
+        return [self.run, self.words, self.order, self.place, self.limit, self.ticked,
+                self.export.chosen]
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Look:
     place: str = RUNS
     limit: float | None = AT_ONCE
     ticked: str = "[]"
+    chosen: str = ""  # of its checkpoints, see ExportPanel
 
 
 def shown(tab: RunsTab) -> list[gr.components.Component]:
@@ -109,7 +111,7 @@ def look_at(lab: Lab, tab: RunsTab, look: Look) -> dict:
         tab.asked: f"<p>Delete <b>{escape(run.name)}</b> with its curves, answers and adapters? "
                    f"For {KEPT_DAYS} days it can be brought back.</p>",
         tab.really: f"Yes, delete {name}",
-        **export_view.look(tab.export, lab, run),
+        **export_view.look(tab.export, lab, run, look.chosen),
         **tab.label.fill(run), **beside(tab, known, run.id, ticked),
     }
 

@@ -56,6 +56,7 @@ def build_tab(lab: Lab, form: Form) -> RunsTab:
     table = run_table()
     ticked = gr.Textbox("[]", visible="hidden", elem_id="runs-ticked", label="Ticked")
     was = gr.Textbox("", visible="hidden", elem_id="runs-was", label="Was")
+    chosen = gr.Textbox("", visible="hidden", elem_id="runs-chosen", label="Chosen")
     limit = gr.Number(AT_ONCE, visible="hidden", elem_id="runs-limit", label="Rows")
     empty = gr.Button("Delete all of these for good", elem_id="runs-empty", size="md", scale=0,
                       visible=False, variant="stop", min_width=240)
@@ -93,7 +94,7 @@ def build_tab(lab: Lab, form: Form) -> RunsTab:
                 "beside this one.</p>")
         curves = overlay.overlay(lab)
         settings = gr.HTML(elem_id="runs-settings", css_template="h3 { margin: 14px 0 8px; }")
-        export = export_view.build_panel()
+        export = export_view.build_panel(chosen)
     followed = gr.Textbox("", visible="hidden", elem_id="runs-followed", label="Followed")
     undone = gr.Textbox("", visible="hidden", elem_id="runs-undone", label="Deleted last")
     return RunsTab(words, order, place, table, ticked, limit, empty, sure, empty_yes, empty_no,
@@ -101,9 +102,9 @@ def build_tab(lab: Lab, form: Form) -> RunsTab:
                    really, keep, label, curves, settings, export, panel, followed)
 
 
-def show(tab: RunsTab, lab: Lab, run_id: str | None) -> dict:
-    """Updates that open this run, with all runs listed."""
-    return opened(tab, lab, Look(run_id))
+def show(tab: RunsTab, lab: Lab, run_id: str | None, chosen: str) -> dict:
+    """Updates that open this run, with all runs listed; `chosen` is what the export panel has."""
+    return opened(tab, lab, Look(run_id, chosen=chosen))
 
 
 def wire(tab: RunsTab, lab: Lab, form: Form, tabs: gr.Tabs, triggers: Sequence[Callable]) -> None:
