@@ -190,7 +190,8 @@ def run_engine(path: str, engine: str) -> int:
         plans = [plan["engine"] for plan in record["plans"]]
         last_engine = engine == plans[-1]
         plan = record["plans"][plans.index(engine)]
-        settings = Settings.from_dict(record["settings"])
+        chosen = Plan.from_dict(plan["plan"])
+        settings = chosen.applied_to(Settings.from_dict(record["settings"]))
         if engine == plans[0]:
             for note in [*record.get("notes", []), *record.get("engine_notes", [])]:
                 say(events.Notice("info", note))
@@ -209,7 +210,7 @@ def run_engine(path: str, engine: str) -> int:
 
         rows = read_lines(folder / "data.jsonl")
         aside = folder / "held_out.jsonl"
-        made = make_engine(Plan.from_dict(plan["plan"]), settings, model)
+        made = make_engine(chosen, settings, model)
         say(train(made, settings, rows, folder, say, newest_sound(folder)[0],
                   wants_stop=lambda: is_to_stop(folder),
                   wants_pause=lambda: (folder / "pause").exists(),

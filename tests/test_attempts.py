@@ -179,6 +179,8 @@ def test_two_processes_train_one_run_and_it_is_the_same_run_folder(lab, quick):
     # The trainer's own mean is gathered over both processes; so must ours be.
     curves = log.curves()
     assert curves["reward/weighted"] == pytest.approx(curves["reward"], abs=1e-5)
+    assert all(0 < seconds < whole for seconds, whole in zip(  # for the answers of the other
+        curves["seconds/waiting"], curves["seconds/step"], strict=True))
     resumed = lab.jobs.wait(lab.jobs.resume(folder.id, 8).id)
     assert resumed.status == "finished" and resumed.step == 8, folder.log.read_text()
     assert list(lab.runs.log(folder.id).held_out) == [0, 2, 4, 6, 8]  # one asks, the other waits

@@ -8,7 +8,13 @@ import transformers
 from lab.core.catalog import MODELS, RECIPES, known_model
 from lab.core.hardware.cures import cures, memory_problems, roomier
 from lab.core.hardware.engines import MOST_SEQUENCES
-from lab.core.hardware.memory import estimate, smallest_share, weights_gb
+from lab.core.hardware.memory import (
+    CHECKPOINTING,
+    decided,
+    estimate,
+    smallest_share,
+    weights_gb,
+)
 from lab.core.hardware.shapes import FAMILIES, Shape
 from lab.core.problems import BadModel
 from lab.core.settings import (
@@ -97,8 +103,9 @@ H200_GB = 150.8
 
 
 def notebook(**values) -> Settings:
+    """The recipe on a card that is small for it, as it was measured."""
     changed = {key.replace("__", "."): value for key, value in values.items()}
-    return RECIPES["notebook"].settings().with_values(changed)
+    return RECIPES["notebook"].settings().with_values({CHECKPOINTING: "unsloth", **changed})
 
 
 def with_smallest_share(shape: Shape, settings: Settings, gpu_gb: float) -> Settings:
@@ -143,6 +150,30 @@ def test_each_step_of_checkpointing_needs_less():
               for how in ("off", "on", "unsloth")]
     assert totals == sorted(totals, reverse=True)
     assert len(set(totals)) == 3
+
+
+def test_activations_are_kept_where_there_is_room_for_them():
+    settings = notebook(lora__gradient_checkpointing="auto",
+                        hardware__gpu_memory_utilization=0.3)
+    for shape, engine, gb, how in (
+            (QWEN_SMALL, UNSLOTH, H100_GB, "off"), (QWEN_SMALL, UNSLOTH, 8.0, "unsloth"),
+            (LLAMA, UNSLOTH, H100_GB, "off"), (LLAMA, UNSLOTH, 24.0, "unsloth"),
+            (QWEN, TRL, 15.8, "on"), (None, UNSLOTH, H100_GB, "unsloth")):
+        found = decided(shape, settings, engine, gb)
+        assert found == settings.with_values({CHECKPOINTING: how}), (shape, gb)
+        if shape:
+            assert estimate(shape, settings, engine, gb) == estimate(shape, found, engine, gb)
+            assert how == "on" or estimate(shape, found, engine, gb).fits_well
+    asked = notebook(lora__gradient_checkpointing="on")
+    assert decided(QWEN_SMALL, asked, UNSLOTH, H100_GB) is asked  # a person's choice stays
+
+
+def test_each_of_several_processes_needs_what_one_alone_does():
+    asked = notebook(model__load_in_4bit=False, train__num_generations=8,
+                     train__answers_at_once=32, train__prompts_per_step=16)
+    four = asked.with_values({"hardware.num_processes": 4, "train.prompts_per_step": 64})
+    assert (estimate(QWEN, asked, TRL_VLLM, H100_GB).total_gb
+            == pytest.approx(estimate(QWEN, four, TRL_VLLM, H100_GB).total_gb))
 
 
 def test_an_8_bit_optimiser_needs_a_quarter():
@@ -333,7 +364,7 @@ def test_with_room_to_spare_more_answers_at_once_are_named_and_no_more_than_fit(
 
 
 def test_an_estimate_near_the_limit_warns_and_one_far_above_refuses():
-    settings = RECIPES["gsm8k"].settings()
+    settings = RECIPES["gsm8k"].settings().with_values({CHECKPOINTING: "on"})
     total = estimate(QWEN, settings, TRL, H200_GB).total_gb
     for share, levels in ((0.85, []), (0.95, ["warning"]), (1.1, ["warning"]), (1.2, ["error"])):
         assert [p.level for p in memory_problems(QWEN, settings, TRL, total / share)] == levels

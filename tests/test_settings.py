@@ -64,7 +64,7 @@ def test_the_notebook_recipe_sets_what_the_notebook_sets():
     s = RECIPES["notebook"].settings()
     assert (s.model.name, s.model.max_seq_length) == ("meta-llama/Llama-3.1-8B-Instruct", 1024)
     assert (s.lora.rank, s.lora.alpha, s.lora.random_state) == (32, 32, 3407)
-    assert len(s.lora.target_modules) == 7 and s.lora.gradient_checkpointing == "unsloth"
+    assert len(s.lora.target_modules) == 7 and s.lora.gradient_checkpointing == "auto"
     t = s.train
     assert (t.learning_rate, t.adam_beta1, t.adam_beta2, t.weight_decay) == (5e-6, 0.9, 0.99, 0.1)
     assert (t.warmup_ratio, t.lr_scheduler_type, t.optim) == (0.1, "cosine", "paged_adamw_8bit")

@@ -76,16 +76,15 @@ class Reporter(TrainerCallback):
         now = time.perf_counter()
         whole = (now - self._since) / steps
         self._since, self._logged = now, state.global_step
-        spent = {name: self.score.seconds[name] / steps for name in ("generation", "reward")}
-        each = {f"seconds/{name}": seconds / steps for name, seconds in self.score.seconds.items()
-                if name.startswith("reward/")}
+        told = {name: seconds / steps for name, seconds in self.score.seconds.items()}
+        spent = sum(told.get(name, 0.0) for name in ("generation", "waiting", "reward"))
         self.score.seconds.clear()
         self.say(events.Step(state.global_step, {
             **{name: value for name, value in logs.items()
                if isinstance(value, int | float) or value is None},
-            **self.score.take(), "seconds/step": whole, "seconds/generation": spent["generation"],
-            "seconds/reward": spent["reward"], **each,
-            "seconds/update": max(0.0, whole - sum(spent.values())), **self.gauge.take()}))
+            **self.score.take(), "seconds/step": whole, "seconds/generation": 0.0,
+            "seconds/reward": 0.0, **{f"seconds/{name}": value for name, value in told.items()},
+            "seconds/update": max(0.0, whole - spent), **self.gauge.take()}))
         self.say(events.Samples(state.global_step, self.score.groups))
 
     def on_save(self, args, state, control, **kwargs):

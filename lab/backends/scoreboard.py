@@ -147,12 +147,17 @@ class Scoreboard:
 
     def drew(self, answers: list[list[int]], seconds: float,
              logprobs: list[list[float]] | None = None) -> None:
-        """Take note of a rollout of this process: its answers, and how long it took.
+        """Take note of a rollout of this process: its answers, and how long it took; of several
+        processes also how long it waits for the slowest.
 
         `logprobs` are those of the drawn tokens under the distribution they were drawn from. The
         mean of minus them estimates the entropy, which Unsloth's trainer does not log.
         """
         self.seconds["generation"] += seconds
+        if self.processes > 1:  # what comes next needs the answers of all of them
+            begun = time.perf_counter()
+            torch.distributed.barrier()
+            self.seconds["waiting"] += time.perf_counter() - begun
         self.pending["tokens_per_second"].append(
             self.processes * sum(map(len, answers)) / max(seconds, 1e-9))
         known = [value for line in logprobs or () for value in line if value is not None]

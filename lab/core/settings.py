@@ -53,8 +53,9 @@ class Lora:
                            "for one of its checkpoints, or a folder. Empty: a new one.",
                            advanced=True)
     gradient_checkpointing: str = knob("off", "Gradient checkpointing", "Recompute activations to "
-                                       "save memory: slower. 'unsloth' is Unsloth's own.",
-                                       choices=("off", "on", "unsloth"), advanced=True)
+                                       "save memory: slower. 'unsloth' is Unsloth's own; 'auto': "
+                                       "off where there is memory to keep them.",
+                                       choices=("auto", "off", "on", "unsloth"), advanced=True)
     random_state: int = knob(3407, "Adapter seed (random_state)", "Seed of the adapter's first "
                              "weights.", low=0, high=2**31 - 1, step=1, advanced=True)
 

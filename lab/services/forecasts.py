@@ -24,7 +24,7 @@ from lab.core.settings import CPU, Settings
 from lab.core.words import duration
 from lab.services import preflight_record
 from lab.services.environment import worker_environment
-from lab.services.models import look_at
+from lab.services.models import decided_for, look_at
 from lab.services.workspace import PROJECT, Workspace
 
 KEPT = 7 * 86_400  # seconds for which a measurement is believed
@@ -59,7 +59,7 @@ def forecast_of(settings: Settings, facts: Machine, workspace: Workspace) -> For
         return None
     if shape is None:
         return None
-    lengths = lengths_of(settings, workspace)
+    settings, lengths = decided_for(settings, facts), lengths_of(settings, workspace)
     if engine != CPU:
         card = card_named(facts.gpus[0].name) if facts.gpus else None
         return forecast_gpu(shape, settings, engine, card, *lengths) if card else None

@@ -20,7 +20,7 @@ from lab.services.data import load as datasets
 from lab.services.environment import answering_environment
 from lab.services.jobs import refuse, refuse_missing_columns
 from lab.services.lab import Lab
-from lab.services.models import look_at, memory_of, model_folder
+from lab.services.models import decided_for, look_at, memory_of, model_folder
 from lab.services.one_job import Cancelled, replies
 
 WHAT = "preflight"
@@ -81,8 +81,8 @@ def flight(lab: Lab, settings: Settings, n: int | None, seed: int,
     request = {
         "adapter": str(begin.find(settings.lora.begin_from, lab.workspace).path)
         if settings.lora.begin_from else None,
-        "settings": settings.to_dict(), "model": model_folder(settings), "on_gpu": plan.on_gpu,
-        "engine": engine_request(settings, plan),
+        "settings": decided_for(settings, facts).to_dict(), "model": model_folder(settings),
+        "on_gpu": plan.on_gpu, "engine": engine_request(settings, plan),
         "trains_with": engines.choose_engines(settings, facts).first.value,
         "rows": some,
         "copies": max(ANSWERS, settings.train.num_generations),

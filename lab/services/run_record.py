@@ -4,13 +4,13 @@ import os
 import shlex
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from lab.core.hardware import engines
 from lab.core.hardware.machine import Choice, Machine
 from lab.core.settings import CPU, Settings
-from lab.services.models import model_folder
+from lab.services.models import decided_for, model_folder
 from lab.services.run_log import RunLog
 from lab.services.workspace import RunFolder
 
@@ -46,6 +46,11 @@ def _plan(choice: Choice, settings: Settings, facts: Machine, folder: RunFolder,
           caches: Path) -> dict:
     """One engine as the worker starts it; without a command it trains in the worker itself."""
     plan = engines.plan_of(choice, settings)
+    if (made := decided_for(settings, facts, choice.value)) != settings:
+        how = made.lora.gradient_checkpointing
+        plan = replace(plan, checkpointing=how, notes=(
+            *plan.notes, f"Gradient checkpointing: {how}, because there is "
+            f"{'' if how == 'off' else 'not surely '}memory to keep the activations."))
     alone = choice.value == CPU and settings.hardware.processes() == 1
     return {
         "engine": plan.engine, "title": engines.TITLES[plan.engine], "plan": asdict(plan),

@@ -96,6 +96,7 @@ class Clock(TrainerCallback):
                            "reward_value": logs["reward"],
                            "tokens": logs["completions/mean_length"],
                            "longest": logs["completions/max_length"]})
+        print(self.report(), flush=True)  # for one that is ended at its limit
 
     def report(self) -> str:
         """One line of JSON, the last that a side prints."""

@@ -21,6 +21,7 @@ from lab.core.catalog import RECIPES
 from lab.core.settings import GRAPHS, TRL, TRL_VLLM, UNSLOTH, Settings, read_assignment
 from lab.services import machine
 from tests.bench import measure
+from tests.bench.shapes import SHAPES, SIGNAL
 
 WARM = 3  # steps that are left out of the medians
 PARTS = ("step", "generation", "reward", "update")
@@ -154,6 +155,7 @@ def joined(before: dict, row: dict) -> dict:
 
 def settings_of(options: argparse.Namespace, model: Path) -> Settings:
     return RECIPES["gsm8k"].settings().with_values({
+        **(SIGNAL if options.model in SHAPES else {}),
         "model.name": str(model), "model.load_in_4bit": options.four_bit,
         "data.source": "word-problems", "data.rows": 512, "data.held_out": 0,
         "data.answer_extraction": "column", "train.max_steps": options.steps,

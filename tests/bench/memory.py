@@ -98,6 +98,7 @@ def settings_of(options: argparse.Namespace, model: Path, root: Path, gpu_gb: fl
         "model.name": str(model), "data.source": "word-problems", "data.rows": ROWS,
         "data.held_out": 0, "data.answer_extraction": "column",
         "train.max_steps": options.steps, "train.save_steps": 1_000_000,
+        "lora.gradient_checkpointing": "unsloth",  # as on a card that is small for it
         "hardware.engine": UNSLOTH, "hardware.cuda_graphs": "decode", **more})
     train = settings.train
     if options.answer and options.answer < train.max_completion_length:

@@ -4,7 +4,8 @@
 
 Speed and memory depend on the shape and not on what the weights know, so no download is needed.
 Answers hardly ever end before their limit, since each token is about as likely as any other: every
-side of a comparison then does the same work.
+side of a comparison then does the same work. Random words earn nothing from a recipe's rewards, and
+the lab leaves groups without signal out of the update: `SIGNAL` is what answers differ in.
 """
 
 import argparse
@@ -25,8 +26,11 @@ from transformers import (
     Qwen2Config,
 )
 
+from lab.core.rewards.chosen import Chosen
 from lab.services.workspace import STARTER_FOLDER
 
+# Counts the words: random tokens make more or fewer of them, and hardly ever all alike.
+SIGNAL = {"rewards.chosen": (Chosen("length", params={"at_least": 400, "at_most": 800}),)}
 SEED = 3407
 SHARD = "4GB"
 QWEN_UNKNOWN = "<|endoftext|>"  # the Qwen2 tokenizer class adds a row for it if it is absent

@@ -144,8 +144,10 @@ class Engine:
         return answers
 
 
-def timed_generation(trainer, score: Scoreboard, doing: Doing) -> None:
-    """Note what TRL's own generation takes and draws, where the trainer does it itself."""
+def timed_generation(trainer, score: Scoreboard, doing: Doing,
+                     drew: Callable[[list[list[int]]], None] = lambda answers: None) -> None:
+    """Note what TRL's own generation takes and draws, where the trainer does it itself. `drew` is
+    told the answers, as tokens."""
     generate = trainer._generate_single_turn
 
     def timed(*args, **kwargs):
@@ -153,6 +155,7 @@ def timed_generation(trainer, score: Scoreboard, doing: Doing) -> None:
         doing("answering")  # all at once, and not counted
         answers, logprobs = generate(*args, **kwargs)
         score.drew(answers, time.perf_counter() - begun, logprobs)
+        drew(answers)
         doing("scoring")
         return answers, logprobs
 

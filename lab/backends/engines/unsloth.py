@@ -9,20 +9,26 @@ from typing import Any
 
 from unsloth import FastLanguageModel  # isort: skip  first: it changes the libraries below
 
+import torch
+
 from lab.backends import plain, wording
 from lab.backends.engines.base import Engine, timed_generation
 from lab.backends.engines.checked_once import CheckedOnce
-from lab.backends.engines.trl_vllm import as_started, sampling
+from lab.backends.engines.trl_vllm import as_started, keep_little, sampling
 from lab.backends.generate import Drawing
 from lab.backends.scoreboard import Scoreboard
-from lab.core.hardware.engines import chunks_of_an_answer
+from lab.core.hardware.engines import PIECE, chunks_of_an_answer
+from lab.core.hardware.memory import LOGITS_UNSLOTH
 from lab.core.problems import WorkFailed
 
+LOGITS_SHARE = 1 / 16  # of the GPU's memory that is free: so much the logits of a piece may take
 CHECKPOINTING = {"off": False, "on": True, "unsloth": "unsloth"}
 
 
 class UnslothEngine(Engine):
     """FastLanguageModel with `fast_inference`, and Unsloth's version of GRPOTrainer."""
+
+    piece = PIECE  # tokens of an answer whose logits are made at a time; more once it stands
 
     def load(self) -> None:
         settings, lora = self.settings, self.settings.lora
@@ -63,14 +69,20 @@ class UnslothEngine(Engine):
             return {"compilation_config": decode_graphs(self.plan.max_num_seqs)}
         return {"enforce_eager": self.plan.cuda_graphs == "off"}
 
+    def chunks(self, longest: int) -> int:
+        """Pieces that Unsloth takes the logits of an answer in, where the longest has so many
+        tokens: few where memory is left, for each costs launches of kernels, forwards and
+        backwards. Unsloth reads it at each batch."""
+        return chunks_of_an_answer(self.settings, self.plan.compile_loss, longest, self.piece)
+
     def arguments(self) -> dict[str, Any]:
+        settings = self.settings
         return super().arguments() | {
             "use_vllm": True, "vllm_mode": "colocate", "vllm_enable_sleep_mode": False,
             "vllm_gpu_memory_utilization": self.plan.share,
-            "vllm_max_model_length": self.settings.model.max_seq_length,
+            "vllm_max_model_length": settings.model.max_seq_length,
             "vllm_importance_sampling_correction": False,
-            "unsloth_logit_chunk_multiplier":
-                chunks_of_an_answer(self.settings, self.plan.compile_loss)}
+            "unsloth_logit_chunk_multiplier": self.chunks(settings.train.max_completion_length)}
 
     def trainer_arguments(self, score: Scoreboard) -> dict[str, Any]:
         self.score = score
@@ -87,8 +99,15 @@ class UnslothEngine(Engine):
             raise WorkFailed("Unsloth's changes to TRL did not take hold.",
                              "The rollouts would come from the base model, without the adapter.",
                              "Install the versions of requirements.txt.")
-        timed_generation(trainer, self.score, self.doing)
+        keep_little(rollouts)
+        free, _ = torch.cuda.mem_get_info()
+        words = len(self.model.get_output_embeddings().weight)
+        self.piece = max(PIECE, int(LOGITS_SHARE * free / (words * LOGITS_UNSLOTH)))
+        timed_generation(trainer, self.score, self.doing, self.drew)
         CheckedOnce(trainer)
+
+    def drew(self, answers: Sequence[Sequence[int]]) -> None:
+        self.trainer.args.unsloth_logit_chunk_multiplier = self.chunks(max(map(len, answers)))
 
     def facts(self) -> dict[str, Any]:
         # Read off a weight: the configuration does not always say how they were loaded.

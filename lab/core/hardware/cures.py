@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lab.core.hardware.memory import SNUG, Estimate, estimate, smallest_share
+from lab.core.hardware.memory import SNUG, Estimate, decided, estimate, smallest_share
 from lab.core.hardware.shapes import Shape
 from lab.core.problems import Problem
 from lab.core.settings import TRL, UNSLOTH, Settings, setting_named
@@ -69,6 +69,7 @@ def roomier(shape: Shape, settings: Settings, engine: str, gpu_memory_gb: float)
 
     Same result in fewer passes: those of a small batch are mostly launches of kernels.
     """
+    settings = decided(shape, settings, engine, gpu_memory_gb)  # not at the price of a third pass
     train, processes = settings.train, settings.hardware.processes()
     own, now = train.answers_of_a_process(processes), train.per_device_train_batch_size(processes)
     most = min(own, setting_named("train.answers_at_once").knob.high)

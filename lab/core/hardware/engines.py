@@ -19,7 +19,7 @@ TITLES = {UNSLOTH: "Unsloth + vLLM", TRL_VLLM: "TRL + vLLM", TRL: "TRL on the GP
 # it is a hundredth of the run at most.
 GRAPHS_COST, GRAPHS_GAIN = 5.0, 0.003
 COMPILE_FROM = 100_000
-PIECE = 128  # tokens of an answer whose logits Unsloth holds at a time
+PIECE = 128  # tokens of an answer whose logits Unsloth holds at a time where memory is short
 # Unsloth's compiled loss is unrolled, one piece of the graph for each chunk of a batch's logits:
 # 8 took 19 s to compile, 32 took 72 s, and 64 were not done after two minutes (docs/gpu.md).
 COMPILE_A_CHUNK, MOST_COMPILED = 2.3, 32
@@ -38,12 +38,18 @@ class Plan:
     compile_loss: bool = False
     max_num_seqs: int = 0  # answers that vLLM draws at once
     notes: tuple[str, ...] = ()  # reasons for the choices above, as sentences
+    checkpointing: str = ""  # of gradients, where the settings leave it to the lab
     on_gpu: bool = True  # the engines but one are meant for a GPU; tests run them on a CPU too
 
     @classmethod
     def from_dict(cls, told: dict) -> "Plan":
         return cls(**{"on_gpu": told["engine"] != CPU, **told,
                       "notes": tuple(told.get("notes", ()))})
+
+    def applied_to(self, settings: Settings) -> Settings:
+        """The settings with what was decided for them."""
+        decided = {"lora.gradient_checkpointing": self.checkpointing} if self.checkpointing else {}
+        return settings.with_values(decided)
 
 
 @dataclass(frozen=True)
@@ -170,11 +176,14 @@ def _cuda_graphs(settings: Settings) -> Choice:
                   f"{GRAPHS_COST:.0f} s they cost at the start")
 
 
-def chunks_of_an_answer(settings: Settings, compiled: bool) -> int:
-    """In how many pieces Unsloth takes an answer's logits; compiling unrolls them."""
+def chunks_of_an_answer(settings: Settings, compiled: bool, longest: int = 0,
+                        piece: int = PIECE) -> int:
+    """In how many pieces of so many tokens Unsloth takes the logits of the longest answer; without
+    `longest`, of one as long as may be. Compiling unrolls them: there their number stays."""
     train = settings.train
-    longest = train.max_prompt_length + train.max_completion_length
-    return max(1, longest // 4096) if compiled else ceil(train.max_completion_length / PIECE)
+    if compiled:
+        return max(1, (train.max_prompt_length + train.max_completion_length) // 4096)
+    return ceil((longest or train.max_completion_length) / piece)
 
 
 def compiled_chunks(settings: Settings) -> int:

@@ -16,6 +16,8 @@ from lab.core.settings import CPU, TRL, TRL_VLLM, UNSLOTH, Settings
 
 GB = 1e9
 SNUG = 0.90  # of the memory: an estimate above it is a warning
+ROOMY = 0.85  # of the memory: so much a run may take that keeps its activations without being asked
+CHECKPOINTING = "lora.gradient_checkpointing"
 
 # Every number below that was not counted from a model's shape. Calibrate here and nowhere else.
 
@@ -96,8 +98,22 @@ def weights_gb(shape: Shape, in_4bit: bool, bytes_each: int = 2) -> float:
     return (linear * each + (shape.parameters() - linear) * bytes_each) / GB
 
 
+def decided(shape: Shape | None, settings: Settings, engine: str,
+            gpu_memory_gb: float) -> Settings:
+    """These settings with `auto` of gradient checkpointing decided: off where there is room for
+    the activations, for making them again takes a third pass. Where the model's shape is not known
+    it is on."""
+    if settings.get(CHECKPOINTING) != "auto":
+        return settings
+    off = settings.with_values({CHECKPOINTING: "off"})
+    if shape and estimate(shape, off, engine, gpu_memory_gb).total_gb <= ROOMY * gpu_memory_gb:
+        return off
+    return settings.with_values({CHECKPOINTING: "unsloth" if engine == UNSLOTH else "on"})
+
+
 def estimate(shape: Shape, settings: Settings, engine: str, gpu_memory_gb: float) -> Estimate:
     """The peak of a run. `gpu_memory_gb` is one GPU's memory, for engine `cpu` the machine's."""
+    settings = decided(shape, settings, engine, gpu_memory_gb)
     if engine == CPU:
         return _on_cpu(shape, settings, gpu_memory_gb)
     if engine == UNSLOTH or (engine == TRL_VLLM and settings.hardware.vllm_mode == "colocate"):
@@ -244,7 +260,8 @@ def _learning(shape: Shape, settings: Settings, engine: str, compiled: bool) -> 
     copied = 0
     packed = _is_packed(settings, engine)
     if packed:  # each prompt once; attention copies what each answer sees, and what it gives
-        prompts = min(batch, settings.train.prompts_per_step)
+        own = settings.train.prompts_per_step / settings.hardware.processes()
+        prompts = min(batch, math.ceil(own))
         seen = shape.key_value if engine == CPU else shape.query  # a GPU's kernel wants all heads
         copied = each * (tokens * 2 * seen
                          + batch * settings.train.max_completion_length * 2 * shape.query)

@@ -8,6 +8,7 @@ from lab.services.models.facts import FIELD, ModelFacts
 from lab.services.models.hub import explained, page_of
 from lab.services.models.listed import offered
 from lab.services.models.look import (
+    decided_for,
     longest_of,
     look_at,
     memory_of,
@@ -16,5 +17,5 @@ from lab.services.models.look import (
     quicker,
 )
 
-__all__ = ["FIELD", "ModelFacts", "explained", "longest_of", "look_at", "memory_of",
+__all__ = ["FIELD", "ModelFacts", "decided_for", "explained", "longest_of", "look_at", "memory_of",
            "model_folder", "model_problems", "offered", "page_of", "quicker"]

@@ -7,7 +7,7 @@ from lab.core.catalog import known_model
 from lab.core.hardware.cures import Cure, memory_problems, roomier
 from lab.core.hardware.engines import choose_engines
 from lab.core.hardware.machine import Machine
-from lab.core.hardware.memory import Estimate, estimate
+from lab.core.hardware.memory import Estimate, decided, estimate
 from lab.core.models.modules import target_problems
 from lab.core.models.template import Template, opened, template_arguments
 from lab.core.models.tokens import token_problems
@@ -179,6 +179,17 @@ def memory_of(settings: Settings, machine: Machine) -> Estimate | None:
     except LabError:
         return None
     return estimate(shape, settings, *_where(settings, machine)) if shape else None
+
+
+def decided_for(settings: Settings, machine: Machine, engine: str = "") -> Settings:
+    """These settings with what is left to the lab decided for this machine, and for this engine
+    where it is not the first that is tried."""
+    first, memory_gb = _where(settings, machine)
+    try:
+        shape = look_at(settings.model.name).shape
+    except LabError:
+        shape = None
+    return decided(shape, settings, engine or first, memory_gb)
 
 
 def quicker(settings: Settings, machine: Machine) -> Cure | None:
