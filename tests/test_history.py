@@ -21,6 +21,7 @@ from lab.services.runs import BEST, NEWEST
 from lab.services.trash import KEPT_DAYS
 from lab.services.workspace import PROJECT, RunFolder
 from lab.ui.forms import Form
+from lab.ui.header import chip_of
 from lab.ui.history import label_view, listing, overlay
 from lab.ui.history.details import details_html, settings_html
 from lab.ui.history.page import Look, opened
@@ -333,6 +334,16 @@ def test_a_deleted_run_comes_back_whole_and_is_gone_after_its_days(lab, monkeypa
     monkeypatch.setattr(time, "time", lambda: clock() + (KEPT_DAYS + 1) * 86_400)
     lab.trash.tidy()
     assert lab.trash.all() == []
+
+
+def test_each_deletion_of_a_run_is_news_to_pages_that_did_not_see_it_come_back(lab):
+    folder = make(lab, "first", *curve([0.1, 0.2]))
+    seen = [chip_of(lab)["history"]]
+    for _ in range(2):
+        gone = lab.jobs.delete(folder.id)
+        seen.append(chip_of(lab)["history"])
+        lab.trash.restore(gone.key)
+    assert len(set(seen)) == 3 and chip_of(lab)["history"] == seen[0]
 
 
 @pytest.mark.parametrize("name", ["my best run", "Lauf für Anna", "run (2)", "x" * 60])

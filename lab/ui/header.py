@@ -74,7 +74,10 @@ def chip_of(lab: Lab) -> dict:
     waiting = lab.queue.all()
     told = {"app": APP, "queue": " ".join(f"{one.id}{'!' * bool(one.problem)}" for one in waiting)}
     folders = lab.workspace.folders()
-    told["history"] = crc32(repr([(one.id, stamp_of(one.label)) for one in folders]).encode())
+    # With the deleted ones: a run that is deleted, brought back and deleted again is other news
+    # each time, also to a page that has seen only the first.
+    told["history"] = crc32(repr([*((one.id, stamp_of(one.label)) for one in folders),
+                                  *(one.key for one in lab.trash.all())]).encode())
     if not folders:
         return told | {"run": "", "status": "idle", "step": 0, "text": "No run yet", "saved": False}
     run = lab.runs.active() or lab.runs.get(folders[0].id)
