@@ -144,10 +144,8 @@ class Engine:
         return answers
 
 
-def timed_generation(trainer, score: Scoreboard, doing: Doing,
-                     drew: Callable[[list[list[int]]], None] = lambda answers: None) -> None:
-    """Note what TRL's own generation takes and draws, where the trainer does it itself. `drew` is
-    told the answers, as tokens."""
+def timed_generation(trainer, score: Scoreboard, doing: Doing) -> None:
+    """Note what TRL's own generation takes and draws, where the trainer does it itself."""
     generate = trainer._generate_single_turn
 
     def timed(*args, **kwargs):
@@ -155,7 +153,6 @@ def timed_generation(trainer, score: Scoreboard, doing: Doing,
         doing("answering")  # all at once, and not counted
         answers, logprobs = generate(*args, **kwargs)
         score.drew(answers, time.perf_counter() - begun, logprobs)
-        drew(answers)
         doing("scoring")
         return answers, logprobs
 

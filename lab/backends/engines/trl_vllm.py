@@ -1,6 +1,5 @@
 """Plain TRL with vLLM: on the GPUs that train, or as a server on others."""
 
-import math
 import os
 import socket
 from collections.abc import Iterator, Sequence
@@ -8,12 +7,15 @@ from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
-from trl.generation import vllm_generation
 
 from lab.backends import wording
 from lab.backends.engines.base import Engine, timed_generation
 from lab.backends.generate import Drawing
 from lab.backends.scoreboard import Scoreboard
+
+# TRL and the lab make the text themselves, from the tokens: vLLM would do it token by token, in the
+# process that learns.
+TOKENS_ONLY = {"detokenize": False}
 
 
 class VllmEngine(Engine):
@@ -52,7 +54,7 @@ class VllmEngine(Engine):
         if self.whole:
             self.hand_weights_to(trainer.vllm_generation)
         if self.settings.hardware.vllm_mode == "colocate":
-            keep_little(trainer.vllm_generation)
+            trainer.vllm_generation.generation_kwargs |= TOKENS_ONLY
         if self.whole:
             self.learn_packed()
 
@@ -102,30 +104,10 @@ def as_started(llm) -> dict[str, Any]:
             "max_num_seqs": config.scheduler_config.max_num_seqs}
 
 
-def keep_little(rollouts) -> None:
-    """Let vLLM keep of each token that it draws for TRL only its number and its log-probability.
-
-    It schedules in Python, in the process that learns, which for a small model takes longer than
-    the GPU does. TRL makes the text itself; and for each token's log-probability vLLM would make
-    its own text, a record and a dictionary, which TRL unpacks again.
-    """
-    rollouts.generation_kwargs |= {"detokenize": False, "flat_logprobs": True}
-    vllm_generation.extract_logprobs = log_probabilities_of
-
-
-def log_probabilities_of(outputs: Sequence) -> tuple[list, list]:
-    """TRL's `extract_logprobs` of answers whose log-probabilities are flat, of the drawn token
-    alone: ((N, L, 1) log-probabilities, None where one is no number; (N, L, 1) tokens)."""
-    told = [answer.logprobs for one in outputs for answer in one.outputs]
-    return ([[[None if math.isnan(value) else value] for value in flat.logprobs] for flat in told],
-            [[[token] for token in flat.token_ids] for flat in told])
-
-
 def sampling(cls, drawing: Drawing):
-    """vLLM's SamplingParams of a drawing: tokens only. `cls` is vllm's class: this file imports no
-    vllm."""
+    """vLLM's SamplingParams of a drawing. `cls` is vllm's class: this file imports no vllm."""
     return cls(max_tokens=drawing.max_new_tokens, temperature=drawing.temperature,
-               top_p=drawing.top_p, seed=drawing.seed, detokenize=False)
+               top_p=drawing.top_p, seed=drawing.seed, **TOKENS_ONLY)
 
 
 @torch.no_grad()

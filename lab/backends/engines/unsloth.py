@@ -14,7 +14,7 @@ import torch
 from lab.backends import plain, wording
 from lab.backends.engines.base import Engine, timed_generation
 from lab.backends.engines.checked_once import CheckedOnce
-from lab.backends.engines.trl_vllm import as_started, keep_little, sampling
+from lab.backends.engines.trl_vllm import TOKENS_ONLY, as_started, sampling
 from lab.backends.generate import Drawing
 from lab.backends.scoreboard import Scoreboard
 from lab.core.hardware.engines import PIECE, chunks_of_an_answer
@@ -27,8 +27,6 @@ CHECKPOINTING = {"off": False, "on": True, "unsloth": "unsloth"}
 
 class UnslothEngine(Engine):
     """FastLanguageModel with `fast_inference`, and Unsloth's version of GRPOTrainer."""
-
-    piece = PIECE  # tokens of an answer whose logits are made at a time; more once it stands
 
     def load(self) -> None:
         settings, lora = self.settings, self.settings.lora
@@ -69,20 +67,21 @@ class UnslothEngine(Engine):
             return {"compilation_config": decode_graphs(self.plan.max_num_seqs)}
         return {"enforce_eager": self.plan.cuda_graphs == "off"}
 
-    def chunks(self, longest: int) -> int:
-        """Pieces that Unsloth takes the logits of an answer in, where the longest has so many
-        tokens: few where memory is left, for each costs launches of kernels, forwards and
-        backwards. Unsloth reads it at each batch."""
-        return chunks_of_an_answer(self.settings, self.plan.compile_loss, longest, self.piece)
-
     def arguments(self) -> dict[str, Any]:
-        settings = self.settings
         return super().arguments() | {
             "use_vllm": True, "vllm_mode": "colocate", "vllm_enable_sleep_mode": False,
             "vllm_gpu_memory_utilization": self.plan.share,
-            "vllm_max_model_length": settings.model.max_seq_length,
+            "vllm_max_model_length": self.settings.model.max_seq_length,
             "vllm_importance_sampling_correction": False,
-            "unsloth_logit_chunk_multiplier": self.chunks(settings.train.max_completion_length)}
+            "unsloth_logit_chunk_multiplier":
+                chunks_of_an_answer(self.settings, self.plan.compile_loss, self.piece())}
+
+    def piece(self) -> int:
+        """Tokens of an answer whose logits are made at a time: more where memory is left, for each
+        piece costs launches of kernels, forwards and backwards."""
+        free, _ = torch.cuda.mem_get_info()
+        words = len(self.model.get_output_embeddings().weight)
+        return max(PIECE, int(LOGITS_SHARE * free / (words * LOGITS_UNSLOTH)))
 
     def trainer_arguments(self, score: Scoreboard) -> dict[str, Any]:
         self.score = score
@@ -99,15 +98,9 @@ class UnslothEngine(Engine):
             raise WorkFailed("Unsloth's changes to TRL did not take hold.",
                              "The rollouts would come from the base model, without the adapter.",
                              "Install the versions of requirements.txt.")
-        keep_little(rollouts)
-        free, _ = torch.cuda.mem_get_info()
-        words = len(self.model.get_output_embeddings().weight)
-        self.piece = max(PIECE, int(LOGITS_SHARE * free / (words * LOGITS_UNSLOTH)))
-        timed_generation(trainer, self.score, self.doing, self.drew)
+        rollouts.generation_kwargs |= TOKENS_ONLY
+        timed_generation(trainer, self.score, self.doing)
         CheckedOnce(trainer)
-
-    def drew(self, answers: Sequence[Sequence[int]]) -> None:
-        self.trainer.args.unsloth_logit_chunk_multiplier = self.chunks(max(map(len, answers)))
 
     def facts(self) -> dict[str, Any]:
         # Read off a weight: the configuration does not always say how they were loaded.

@@ -176,14 +176,13 @@ def _cuda_graphs(settings: Settings) -> Choice:
                   f"{GRAPHS_COST:.0f} s they cost at the start")
 
 
-def chunks_of_an_answer(settings: Settings, compiled: bool, longest: int = 0,
-                        piece: int = PIECE) -> int:
-    """In how many pieces of so many tokens Unsloth takes the logits of the longest answer; without
-    `longest`, of one as long as may be. Compiling unrolls them: there their number stays."""
+def chunks_of_an_answer(settings: Settings, compiled: bool, piece: int = PIECE) -> int:
+    """In how many pieces of so many tokens Unsloth takes an answer's logits; compiling unrolls
+    them, there `piece` says nothing."""
     train = settings.train
     if compiled:
         return max(1, (train.max_prompt_length + train.max_completion_length) // 4096)
-    return ceil((longest or train.max_completion_length) / piece)
+    return ceil(train.max_completion_length / piece)
 
 
 def compiled_chunks(settings: Settings) -> int:
