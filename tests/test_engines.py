@@ -130,6 +130,8 @@ def test_a_compiled_loss_is_cut_into_few_pieces_and_says_what_it_costs():
     assert plan.compile_loss and any("about 14 s longer" in note for note in plan.notes)
     assert engines.chunks_of_an_answer(asked, True) == 1
     assert engines.chunks_of_an_answer(asked, False) == 6  # 768 tokens
+    roomy = asked.with_values({"lora.gradient_checkpointing": "off"})
+    assert engines.chunks_of_an_answer(roomy, False) == 2
     short = asked.with_values({"train.max_completion_length": 80})
     assert engines.chunks_of_an_answer(short, False) == 1
     long = asked.with_values({"model.max_seq_length": 20_480,

@@ -1,6 +1,7 @@
 """Shapes, the catalogue's figures, and the memory estimate: what grows, what fits, what cures."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import transformers
@@ -27,7 +28,9 @@ from lab.core.settings import (
     Settings,
     setting_named,
 )
+from lab.services.models import decided_for
 from lab.services.workspace import STARTER_FOLDER
+from tests.test_engines import WITH_GPU
 
 SMALL = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3,
          "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 160,
@@ -168,6 +171,14 @@ def test_activations_are_kept_where_there_is_room_for_them():
     assert decided(QWEN_SMALL, asked, UNSLOTH, H100_GB) is asked  # a person's choice stays
 
 
+def test_each_engine_that_is_tried_has_its_own_way_of_making_them_again():
+    asked = RECIPES["notebook"].settings()
+    small = replace(WITH_GPU, gpus=(replace(WITH_GPU.gpus[0], memory_gb=24.0),))
+    for machine, engine, how in ((WITH_GPU, "", "off"), (small, "", "unsloth"),
+                                 (small, TRL, "on")):
+        assert decided_for(asked, machine, engine) == asked.with_values({CHECKPOINTING: how})
+
+
 def test_each_of_several_processes_needs_what_one_alone_does():
     asked = notebook(model__load_in_4bit=False, train__num_generations=8,
                      train__answers_at_once=32, train__prompts_per_step=16)
@@ -268,6 +279,8 @@ MEASURED = (  # shape, engine, GB of the GPU, share of vLLM, settings, peak in G
     (QWEN_SMALL, TRL_VLLM, H100_GB, 0.15, REAL | {
         "train__answers_at_once": 256, "lora__gradient_checkpointing": "on"}, 29.3),
     (QWEN, UNSLOTH, H100_GB, 0.3, AT_ONCE, 29.1),
+    (QWEN_SMALL, UNSLOTH, H100_GB, 0.3, {
+        "lora__gradient_checkpointing": "off", "hardware__cuda_graphs": "full"}, 32.3),
     (QWEN, UNSLOTH, H100_GB, 0.02, SMALL_CARD, 4.35),
     (LLAMA, UNSLOTH, H100_GB, 0.09, {}, 12.1),
     (LLAMA, UNSLOTH, H100_GB, 0.363, LONG, 40.7),

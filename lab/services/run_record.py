@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lab.core.hardware import engines
 from lab.core.hardware.machine import Choice, Machine
+from lab.core.hardware.memory import as_decided
 from lab.core.settings import CPU, Settings
 from lab.services.models import decided_for, model_folder
 from lab.services.run_log import RunLog
@@ -47,10 +48,8 @@ def _plan(choice: Choice, settings: Settings, facts: Machine, folder: RunFolder,
     """One engine as the worker starts it; without a command it trains in the worker itself."""
     plan = engines.plan_of(choice, settings)
     if (made := decided_for(settings, facts, choice.value)) != settings:
-        how = made.lora.gradient_checkpointing
-        plan = replace(plan, checkpointing=how, notes=(
-            *plan.notes, f"Gradient checkpointing: {how}, because there is "
-            f"{'' if how == 'off' else 'not surely '}memory to keep the activations."))
+        plan = replace(plan, checkpointing=made.lora.gradient_checkpointing,
+                       notes=(*plan.notes, as_decided(made)))
     alone = choice.value == CPU and settings.hardware.processes() == 1
     return {
         "engine": plan.engine, "title": engines.TITLES[plan.engine], "plan": asdict(plan),

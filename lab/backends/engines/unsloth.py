@@ -9,19 +9,15 @@ from typing import Any
 
 from unsloth import FastLanguageModel  # isort: skip  first: it changes the libraries below
 
-import torch
-
 from lab.backends import plain, wording
 from lab.backends.engines.base import Engine, timed_generation
 from lab.backends.engines.checked_once import CheckedOnce
 from lab.backends.engines.trl_vllm import TOKENS_ONLY, as_started, sampling
 from lab.backends.generate import Drawing
 from lab.backends.scoreboard import Scoreboard
-from lab.core.hardware.engines import PIECE, chunks_of_an_answer
-from lab.core.hardware.memory import LOGITS_UNSLOTH
+from lab.core.hardware.engines import chunks_of_an_answer
 from lab.core.problems import WorkFailed
 
-LOGITS_SHARE = 1 / 16  # of the GPU's memory that is free: so much the logits of a piece may take
 CHECKPOINTING = {"off": False, "on": True, "unsloth": "unsloth"}
 
 
@@ -74,14 +70,7 @@ class UnslothEngine(Engine):
             "vllm_max_model_length": self.settings.model.max_seq_length,
             "vllm_importance_sampling_correction": False,
             "unsloth_logit_chunk_multiplier":
-                chunks_of_an_answer(self.settings, self.plan.compile_loss, self.piece())}
-
-    def piece(self) -> int:
-        """Tokens of an answer whose logits are made at a time: more where memory is left, for each
-        piece costs launches of kernels, forwards and backwards."""
-        free, _ = torch.cuda.mem_get_info()
-        words = len(self.model.get_output_embeddings().weight)
-        return max(PIECE, int(LOGITS_SHARE * free / (words * LOGITS_UNSLOTH)))
+                chunks_of_an_answer(self.settings, self.plan.compile_loss)}
 
     def trainer_arguments(self, score: Scoreboard) -> dict[str, Any]:
         self.score = score

@@ -19,7 +19,9 @@ TITLES = {UNSLOTH: "Unsloth + vLLM", TRL_VLLM: "TRL + vLLM", TRL: "TRL on the GP
 # it is a hundredth of the run at most.
 GRAPHS_COST, GRAPHS_GAIN = 5.0, 0.003
 COMPILE_FROM = 100_000
-PIECE = 128  # tokens of an answer whose logits Unsloth holds at a time where memory is short
+# Tokens of an answer whose logits Unsloth holds at a time. Each piece costs launches of kernels,
+# forwards and backwards: where activations are kept memory is not what is short.
+PIECE, PIECE_WITH_ROOM = 128, 384
 # Unsloth's compiled loss is unrolled, one piece of the graph for each chunk of a batch's logits:
 # 8 took 19 s to compile, 32 took 72 s, and 64 were not done after two minutes (docs/gpu.md).
 COMPILE_A_CHUNK, MOST_COMPILED = 2.3, 32
@@ -176,13 +178,12 @@ def _cuda_graphs(settings: Settings) -> Choice:
                   f"{GRAPHS_COST:.0f} s they cost at the start")
 
 
-def chunks_of_an_answer(settings: Settings, compiled: bool, piece: int = PIECE) -> int:
-    """In how many pieces of so many tokens Unsloth takes an answer's logits; compiling unrolls
-    them, there `piece` says nothing."""
-    train = settings.train
+def chunks_of_an_answer(settings: Settings, compiled: bool) -> int:
+    """In how many pieces Unsloth takes an answer's logits; compiling unrolls them."""
+    train, kept = settings.train, settings.lora.gradient_checkpointing == "off"
     if compiled:
         return max(1, (train.max_prompt_length + train.max_completion_length) // 4096)
-    return ceil(train.max_completion_length / piece)
+    return ceil(train.max_completion_length / (PIECE_WITH_ROOM if kept else PIECE))
 
 
 def compiled_chunks(settings: Settings) -> int:

@@ -111,6 +111,14 @@ def decided(shape: Shape | None, settings: Settings, engine: str,
     return settings.with_values({CHECKPOINTING: "unsloth" if engine == UNSLOTH else "on"})
 
 
+def as_decided(settings: Settings) -> str:
+    """What `decided` has made of `auto`, as a sentence."""
+    how = settings.get(CHECKPOINTING)
+    sure = "" if how == "off" else "not surely "
+    return (f"Gradient checkpointing: {how}, because there is {sure}memory to keep the "
+            "activations.")
+
+
 def estimate(shape: Shape, settings: Settings, engine: str, gpu_memory_gb: float) -> Estimate:
     """The peak of a run. `gpu_memory_gb` is one GPU's memory, for engine `cpu` the machine's."""
     settings = decided(shape, settings, engine, gpu_memory_gb)

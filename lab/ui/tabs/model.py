@@ -13,7 +13,7 @@ from gradio.components import Component
 from lab.core.hardware import engines
 from lab.core.hardware.cures import Cure
 from lab.core.hardware.machine import Machine
-from lab.core.hardware.memory import Estimate, weights_gb
+from lab.core.hardware.memory import Estimate, as_decided, weights_gb
 from lab.core.problems import LabError, Problem
 from lab.core.prompts import messages
 from lab.core.settings import Settings
@@ -58,7 +58,8 @@ class ModelTab:
                 self.memory: memory_html(models.memory_of(settings, machine),
                                          models.model_problems(settings, machine),
                                          models.quicker(settings, machine)),
-                self.derived: derived_html(settings) + launch_html(settings, machine)}
+                self.derived: derived_html(settings) + decided_html(settings, machine)
+                + launch_html(settings, machine)}
 
 
 def build_tab(lab: Lab, form: Form) -> ModelTab:
@@ -212,6 +213,12 @@ def derived_html(settings: Settings) -> str:
     return (f"<p class='derived'>{counted(train.prompts_per_step, 'question')} × "
             f"{train.num_generations} answers = <b>{train.answers_per_step()} answers per step"
             f"</b>, trained as per-device batch {batch} × accumulation {rounds}{over}.</p>")
+
+
+def decided_html(settings: Settings, machine: Machine) -> str:
+    """What is left to the lab, as it would decide it here."""
+    made = models.decided_for(settings, machine)
+    return "" if made == settings else f"<p class='derived'>{escape(as_decided(made))}</p>"
 
 
 def launch_html(settings: Settings, machine: Machine) -> str:
