@@ -380,7 +380,7 @@ def test_a_run_that_trains_answers_a_question_with_and_without_its_adapter(lab, 
 def test_after_a_lack_of_memory_a_change_that_fits_is_offered_and_taken(lab, quick):
     folder = start_long(lab, quick, **{
         "train.prompts_per_step": 8, "train.num_generations": 8,
-        "train.max_completion_length": 300})
+        "train.max_completion_length": 300, "lora.gradient_checkpointing": "auto"})
     wait_for(lambda: folder.checkpoints(), "a checkpoint")
     lab.jobs.kill(folder.id)
     lab.jobs.wait(folder.id)

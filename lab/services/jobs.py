@@ -19,7 +19,7 @@ from lab.core.hardware import engines
 from lab.core.hardware.allocator import keep_freed_memory
 from lab.core.hardware.cures import Cure, cures
 from lab.core.hardware.machine import Machine
-from lab.core.hardware.memory import estimate
+from lab.core.hardware.memory import decided, estimate
 from lab.core.problems import BadData, BadSettings, LabError, Problem, RunError
 from lab.core.schedule import planned_anew
 from lab.core.settings import CPU, Settings
@@ -144,8 +144,9 @@ class Jobs:
         engine = (self.runs.log(run_id).engine
                   or engines.choose_engines(run.settings, facts).first.value)
         there = facts.gpus[0].memory_gb if engine != CPU else facts.memory_gb
-        needed = estimate(shape, run.settings, engine, there).total_gb
-        return cures(shape, run.settings, engine, min(there, LESS * needed))[:OFFERED]
+        had = decided(shape, run.settings, engine, there)  # what was left to the lab, as it was
+        needed = estimate(shape, had, engine, there).total_gb
+        return cures(shape, had, engine, min(there, LESS * needed))[:OFFERED]
 
     def start_again(self, run_id: str, changes: dict[str, Any]) -> RunFolder:
         """Go on with these settings changed: from the newest checkpoint where the changes leave
