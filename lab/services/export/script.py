@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lab.core.catalog import known_model
-from lab.core.hardware.engines import Plan
 from lab.core.models.modules import ALL_LINEAR
 from lab.core.models.template import is_prepared
 from lab.core.problems import RunError
@@ -61,16 +60,9 @@ def engine_of(source: Source) -> str:
     return log.engine or str(plans[0].get("engine") or CPU)
 
 
-def as_trained(source: Source) -> Settings:
-    """Its settings, with what the lab decided for them where it trained."""
-    engine, plans = engine_of(source), source.run.record.get("plans") or []
-    plan = next((one["plan"] for one in plans if one.get("engine") == engine), None)
-    return Plan.from_dict(plan).applied_to(source.run.settings) if plan else source.run.settings
-
-
 def script(source: Source) -> str:
     """The text of train.py."""
-    settings, engine = as_trained(source), engine_of(source)
+    settings, engine = source.run.settings, engine_of(source)
     if settings.rewards.own:
         raise RunError("This run's script cannot be written.", "It has rewards of your own, which "
                        "the lab runs in a limited process.",
@@ -193,6 +185,7 @@ def _loading(settings: Settings, engine: str) -> dict:
             "max_lora_rank": settings.lora.rank,
             "gpu_memory_utilization": settings.hardware.gpu_memory_utilization,
             "random_state": settings.lora.random_state,
+            # 'auto' too: where the script will run may be a smaller GPU.
             "use_gradient_checkpointing": {"off": False, "on": True}.get(
                 settings.lora.gradient_checkpointing, "unsloth")}
 
