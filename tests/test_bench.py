@@ -2,16 +2,20 @@
 history is looked at."""
 
 import json
+import queue
+import random
 import re
 import subprocess
 import sys
 
 import pytest
+import torch
 
+from lab.core.catalog import RECIPES
 from lab.core.settings import UNSLOTH
 from lab.services import machine
 from lab.services.workspace import PROJECT
-from tests.bench import gpu, history, memory, shapes
+from tests.bench import apart, gpu, history, measure, memory, shapes
 
 
 def bench(root, *more: str) -> str:
@@ -62,3 +66,75 @@ def test_the_bench_of_a_long_history_looks_at_each_part_of_it(tmp_path, capsys):
     history.measure(tmp_path)
     told = capsys.readouterr().out
     assert told.count("of it") == 8 and "a run opened in Runs" in told
+
+
+class Answers:
+    """In the place of TRL's process that asks a server: answers that lie ready."""
+
+    def __init__(self) -> None:
+        self.rollout_buffer, self.metrics_queue = queue.Queue(), queue.Queue()
+        self.told: list[int] = []
+
+    def start(self) -> None:
+        from trl.experimental.async_grpo.async_rollout_worker import RolloutSample
+
+        draw = random.Random(0)
+        for place in range(24):  # two steps, and one that is read ahead
+            prompt, length = 10, draw.randrange(8, 20)
+            self.rollout_buffer.put(RolloutSample(
+                [], [], [draw.randrange(5, 200) for _ in range(prompt + length)],
+                [0] * prompt + [1] * length, [0.0] * prompt + [-3.0] * length,
+                1.0 if place % 2 else -1.0, 0, place // 4, {"reward": 0.5}))
+
+    def check_health(self, stale_after: float) -> None:
+        assert not self.rollout_buffer.empty(), "it wants more answers than its steps take"
+
+    def update_model_version(self, version: int) -> None:
+        self.told.append(version)
+
+    def stop(self) -> None:
+        pass
+
+
+class Weights:
+    """In the place of a server that takes them."""
+
+    def __init__(self) -> None:
+        self.taken: list[int] = []
+
+    def send_weights(self, weights) -> None:
+        self.taken.append(sum(1 for _ in weights))
+
+    def init_weight_transfer(self) -> None:
+        pass
+
+    pause = resume = destroy = init_weight_transfer
+
+
+def test_the_asynchronous_learner_learns_from_answers_in_one_stream(tmp_path):
+    folder = measure.run_folder(tmp_path / "run", RECIPES["starter"].settings().with_values({
+        "train.num_generations": 4, "train.prompts_per_step": 2, "train.max_steps": 2,
+        "train.answers_at_once": 8, "data.rows": 40, "data.held_out": 0}))
+    answers, weights = Answers(), Weights()
+    trainer = apart.asynchronous(
+        folder, tmp_path / "out", {"rollout_worker": answers, "weight_transfer": weights},
+        use_cpu=True, bf16=False, dtype="float32")
+    steps = apart.Steps()
+    trainer.add_callback(steps)
+    trainer.train()
+    assert len(steps.seconds) == 2
+    assert weights.taken and len(set(weights.taken)) == 1 and answers.told[-1] >= 2
+    assert all(float(weight.detach().abs().max()) > 0
+               for name, weight in trainer.model.named_parameters() if "lora_B" in name)
+
+
+def test_a_stream_is_attended_to_as_each_of_its_sequences_alone():
+    torch.manual_seed(0)
+    places = torch.cat([torch.arange(5), torch.arange(3)])[None]
+    query, key, value = (torch.randn(1, heads, 8, 4) for heads in (4, 2, 2))
+    whole, _ = apart.stream_attention({"now": places}, None, query, key, value, None, 0.5)
+    for one in (slice(0, 5), slice(5, 8)):
+        alone = torch.nn.functional.scaled_dot_product_attention(
+            query[:, :, one], key[:, :, one], value[:, :, one], is_causal=True, scale=0.5,
+            enable_gqa=True)
+        torch.testing.assert_close(whole[:, one], alone.transpose(1, 2))

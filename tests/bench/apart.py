@@ -18,7 +18,10 @@ import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
+
+from transformers import TrainerCallback
 
 from lab.core.catalog import RECIPES
 from lab.core.hardware.engines import commands_elsewhere, plan_of
@@ -120,6 +123,22 @@ def beside_a_server(options: argparse.Namespace, settings: Settings) -> list[flo
             measure.end(server)
 
 
+class Steps(TrainerCallback):
+    """Seconds of each step."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_train_begin(self, *args, **kwargs):
+        self.before = time.perf_counter()
+
+    def on_step_end(self, *args, **kwargs):
+        now = time.perf_counter()
+        self.seconds.append(now - self.before)
+        self.before = now
+        print(f"Step {len(self.seconds)}: {self.seconds[-1]:.2f} s", flush=True)
+
+
 class Reward:
     """One reward of a run, for the process of its own in which AsyncGRPOTrainer has rewards
     computed: what goes there is pickled, and the lab's rewards are not made for that."""
@@ -137,75 +156,78 @@ class Reward:
 
 
 def learn_behind(options: argparse.Namespace) -> list[float]:
-    """Seconds of each step of AsyncGRPOTrainer, at the settings of a run.
-
-    TRL lets it learn with a kernel from the Hub (flash-attn3). torch's own FlashAttention takes
-    its place here: the same attention over the same stream, without the download.
-    """
-    import torch
-    from peft import LoraConfig
-    from transformers import AttentionInterface, AttentionMaskInterface, TrainerCallback
-    from trl.experimental.async_grpo import AsyncGRPOConfig, AsyncGRPOTrainer, async_grpo_trainer
-
-    from lab.backends import wording
-    from tests.bench import given
-
-    read_now = {}
-
-    def attention(module, query, key, value, mask, scaling=None, **kwargs):
-        """(1, heads, N, size) each; a sequence starts where the positions start again."""
-        place = read_now["position_ids"][0]
-        starts = torch.cat([(place == 0).nonzero().flatten(), place.new_tensor([len(place)])])
-        longest, starts = int(place.max()) + 1, starts.int()
-        out = torch.ops.aten._flash_attention_forward(
-            *(one[0].transpose(0, 1) for one in (query, key, value)), starts, starts, longest,
-            longest, 0.0, True, False, scale=scaling)[0]
-        return out[None], None
-
-    AttentionInterface.register("bench_stream", attention)
-    AttentionMaskInterface.register("bench_stream", lambda *args, **kwargs: None)
-    create = async_grpo_trainer.create_model_from_path
-    async_grpo_trainer.create_model_from_path = lambda path, **kwargs: create(
-        path, **kwargs | {"attn_implementation": "bench_stream"})
-
-    class Steps(TrainerCallback):
-        seconds: list[float] = []
-        before = 0.0
-
-        def on_train_begin(self, *args, **kwargs):
-            self.before = time.perf_counter()
-
-        def on_step_end(self, *args, **kwargs):
-            now = time.perf_counter()
-            self.seconds.append(now - self.before)
-            self.before = now
-
-    settings, path = given.read(options.learner)
-    train, tokenizer = settings.train, wording.load_tokenizer(path)
-    batch = train.per_device_train_batch_size()
-    trainer = AsyncGRPOTrainer(
-        model=path, processing_class=tokenizer,
-        reward_funcs=[Reward(settings.to_dict(), place)
-                      for place in range(len(settings.rewards.chosen))],
-        train_dataset=given.dataset(options.learner, tokenizer, settings),
-        peft_config=LoraConfig(r=settings.lora.rank, lora_alpha=settings.lora.alpha, bias="none",
-                               target_modules=list(settings.lora.target_modules),
-                               task_type="CAUSAL_LM"),
-        args=AsyncGRPOConfig(
-            output_dir=str(options.root / "async-out"), dtype="bfloat16", bf16=True,
-            per_device_train_batch_size=batch, token_budget=0, report_to=[],
-            gradient_accumulation_steps=train.answers_per_step() // batch,
-            num_generations=train.num_generations, temperature=train.temperature,
-            max_completion_length=train.max_completion_length, max_steps=train.max_steps,
-            learning_rate=train.learning_rate, max_staleness=BEHIND, save_strategy="no",
-            vllm_server_base_url=options.url))
-    trainer.model.register_forward_pre_hook(
-        lambda module, args, kwargs: read_now.update(position_ids=kwargs["position_ids"]),
-        with_kwargs=True)
+    """Seconds of each step of AsyncGRPOTrainer, at the settings of a run."""
+    trainer = asynchronous(options.learner, options.root / "async-out",
+                           vllm_server_base_url=options.url)
+    print("The trainer stands.", flush=True)  # in the log, should it be ended before it is done
     steps = Steps()
     trainer.add_callback(steps)
     trainer.train()
     return steps.seconds
+
+
+def asynchronous(folder: Path, out: Path, given: dict | None = None, **config):
+    """TRL's AsyncGRPOTrainer at the settings of a run's folder; `given` are arguments of its own.
+
+    TRL lets it learn with a kernel from the Hub (flash-attn3). torch's own FlashAttention takes
+    its place here: the same attention over the same stream, without the download.
+    """
+    from peft import LoraConfig
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from trl.experimental.async_grpo import AsyncGRPOConfig, AsyncGRPOTrainer, async_grpo_trainer
+
+    from lab.backends import wording
+    from tests.bench import given as sides
+
+    places = {}  # the positions of the stream that is read now
+    AttentionInterface.register("bench_stream", partial(stream_attention, places))
+    AttentionMaskInterface.register("bench_stream", lambda *args, **kwargs: None)
+    create = async_grpo_trainer.create_model_from_path
+    async_grpo_trainer.create_model_from_path = lambda path, **kwargs: create(
+        path, **kwargs | {"attn_implementation": "bench_stream"})
+    settings, path = sides.read(folder)
+    train, tokenizer = settings.train, wording.load_tokenizer(path)
+    batch = train.per_device_train_batch_size()
+    try:
+        trainer = AsyncGRPOTrainer(
+            model=path, processing_class=tokenizer,
+            reward_funcs=[Reward(settings.to_dict(), place)
+                          for place in range(len(settings.rewards.chosen))],
+            train_dataset=sides.dataset(folder, tokenizer, settings),
+            peft_config=LoraConfig(
+                r=settings.lora.rank, lora_alpha=settings.lora.alpha, bias="none",
+                target_modules=list(settings.lora.target_modules), task_type="CAUSAL_LM"),
+            args=AsyncGRPOConfig(**{
+                "output_dir": str(out), "dtype": "bfloat16", "bf16": True,
+                "per_device_train_batch_size": batch, "token_budget": 0, "report_to": [],
+                "gradient_accumulation_steps": train.answers_per_step() // batch,
+                "num_generations": train.num_generations, "temperature": train.temperature,
+                "max_completion_length": train.max_completion_length,
+                "max_steps": train.max_steps, "learning_rate": train.learning_rate,
+                "max_staleness": BEHIND, "save_strategy": "no", **config}), **(given or {}))
+    finally:
+        async_grpo_trainer.create_model_from_path = create
+    trainer.model.register_forward_pre_hook(
+        lambda module, args, kwargs: places.update(now=kwargs["position_ids"]), with_kwargs=True)
+    return trainer
+
+
+def stream_attention(places: dict, module, query, key, value, mask, scaling=None, **kwargs):
+    """(1, heads, N, size) each; a sequence starts where the positions start again."""
+    import torch
+
+    place = places["now"][0]
+    starts = torch.cat([(place == 0).nonzero().flatten(), place.new_tensor([len(place)])])
+    if not query.is_cuda:  # where its code is tried, not measured
+        lengths = starts.diff().tolist()
+        parts = zip(*(one.split(lengths, dim=2) for one in (query, key, value)), strict=True)
+        out = torch.cat([torch.nn.functional.scaled_dot_product_attention(
+            *part, is_causal=True, scale=scaling, enable_gqa=True) for part in parts], dim=2)
+        return out.transpose(1, 2), None
+    longest, starts = int(place.max()) + 1, starts.int()
+    return torch.ops.aten._flash_attention_forward(
+        *(one[0].transpose(0, 1) for one in (query, key, value)), starts, starts, longest, longest,
+        0.0, True, False, scale=scaling)[0][None], None
 
 
 if __name__ == "__main__":
