@@ -33,6 +33,13 @@ class _Place:
     def estimate(self, settings: Settings) -> Estimate:
         return estimate(self.shape, settings, self.engine, self.memory_gb)
 
+    def passes(self, settings: Settings) -> int:
+        """Through the model in one update: there and back, and once more where activations are made
+        again, for each batch."""
+        made = decided(self.shape, settings, self.engine, self.memory_gb)
+        return (made.train.gradient_accumulation_steps(made.hardware.processes())
+                * (2 + (made.lora.gradient_checkpointing != "off")))
+
 
 def cures(shape: Shape, settings: Settings, engine: str, gpu_memory_gb: float) -> list[Cure]:
     """Changes with which the run fits, those that cost least first; none where it fits already.
@@ -65,18 +72,21 @@ def cures(shape: Shape, settings: Settings, engine: str, gpu_memory_gb: float) -
 
 
 def roomier(shape: Shape, settings: Settings, engine: str, gpu_memory_gb: float) -> Cure | None:
-    """As many answers at once as the run still fits with; None where no more than now do.
+    """So many more answers at once, among those with which the run fits, as take the fewest passes;
+    None where that is no less than now.
 
-    Same result in fewer passes: those of a small batch are mostly launches of kernels.
+    Same result: passes of a small batch are mostly launches of kernels.
     """
-    settings = decided(shape, settings, engine, gpu_memory_gb)  # not at the price of a third pass
     train, processes = settings.train, settings.hardware.processes()
     own, now = train.answers_of_a_process(processes), train.per_device_train_batch_size(processes)
     most = min(own, setting_named("train.answers_at_once").knob.high)
     place = _Place(shape, engine, gpu_memory_gb)
-    more = (_cure(place, settings, {"train.answers_at_once": count})
-            for count in range(most, now, -1) if own % count == 0)
-    return next(filter(None, more), None)
+    more = [_cure(place, settings, {"train.answers_at_once": count})
+            for count in range(most, now, -1) if own % count == 0]
+    best = min(filter(None, more), default=None,
+               key=lambda cure: place.passes(settings.with_values(cure.changes)))
+    return best if best and (place.passes(settings.with_values(best.changes))
+                             < place.passes(settings)) else None
 
 
 def memory_problems(shape: Shape, settings: Settings, engine: str,
