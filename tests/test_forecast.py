@@ -11,7 +11,7 @@ import pytest
 
 from lab.core.catalog import RECIPES, known_model
 from lab.core.hardware.forecast import Speed, forecast
-from lab.core.hardware.forecast_gpu import card_named, forecast_gpu
+from lab.core.hardware.forecast_gpu import CARDS, card_named, forecast_gpu, leaving_out_pays
 from lab.core.hardware.machine import Gpu
 from lab.core.settings import TRL, TRL_VLLM, UNSLOTH
 from lab.core.words import duration
@@ -205,3 +205,13 @@ def test_the_starters_steps_take_what_was_said_within_a_factor_of_two(cache, fac
     lab.jobs.wait(folder.id)
     took = sorted(lab.runs.log(folder.id).curves()["seconds/step"])[6]
     assert took / 2 < told.step < took * 2
+
+
+def test_a_pass_more_is_worth_it_for_many_tokens_large_models_and_slow_cards():
+    small, large = (known_model(name).shape for name in (
+        "Qwen/Qwen2.5-1.5B-Instruct", "meta-llama/Llama-3.1-8B-Instruct"))
+    h100, t4 = CARDS["H100"], CARDS["T4"]
+    assert not leaving_out_pays(small, h100, 8_000, 1)
+    assert leaving_out_pays(small, h100, 30_000, 1) and leaving_out_pays(small, h100, 8_000, 2)
+    assert leaving_out_pays(large, h100, 8_000, 1) and leaving_out_pays(small, t4, 8_000, 1)
+    assert not leaving_out_pays(small, t4, 0, 2)

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, Lla
 from trl import GRPOConfig, GRPOTrainer
 
 from lab.backends import plain, wording
+from lab.backends.engines import packed as passes
 from lab.backends.engines.packed import (
     NAME,
     PIECE,
@@ -186,6 +187,11 @@ def test_groups_without_signal_are_left_out_and_gradients_and_metrics_stay(train
         counted.clear()
         learnt(trainer, inputs)
         assert counted == [(sum(prompts) + sum(answers), True)]
+    monkeypatch.setattr(trainer, "beta", 0.0)
+    monkeypatch.setattr(passes, "paying", lambda model: lambda tokens: False)
+    counted.clear()  # as on a GPU, where so few tokens are not worth a pass of their own
+    assert_alike(trainer, batch(400, dead=DEAD))
+    assert (sum(prompts) + sum(answers), True) in counted and (sum(prompts), True) not in counted
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["first use", "second use of a rollout"])

@@ -13,6 +13,7 @@ again, with the same numbers and gradients, so loss and metrics stay TRL's own.
 One file, to be read from top to bottom: none of its four parts is of use without the others.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import pairwise
 
@@ -23,8 +24,11 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from lab.core.hardware.forecast_gpu import CARDS, card_named, leaving_out_pays
 from lab.core.hardware.memory import PIECE, PIECE_ON_GPU
+from lab.core.hardware.shapes import Shape
 from lab.core.insight.metrics import DIFFERENCE
+from lab.core.problems import BadModel
 
 NAME = "grpo_lab_packed"  # of this attention among transformers' own
 # How near a model must come to its padded pass: above rounding, in 32 and in 16 bit, and below
@@ -364,12 +368,25 @@ def apart_from_padded(model) -> float:
 # 4. The pass in TRL's trainer.
 
 
+def paying(model) -> Callable[[int], bool]:
+    """Whether it is quicker to leave so many tokens out of the way back. They are read in a pass of
+    their own then, which on a GPU takes more launches of kernels than few tokens are worth."""
+    if model.device.type == "cpu":
+        return lambda tokens: True
+    try:
+        shape = Shape.from_config(model.config.to_dict())
+    except BadModel:  # of a family whose size the lab cannot read
+        return lambda tokens: True
+    card = card_named(torch.cuda.get_device_name(model.device)) or CARDS["H100"]
+    return lambda tokens: leaving_out_pays(shape, card, tokens, 1 + model.is_gradient_checkpointing)
+
+
 class PackedPass:
     """Takes the place of the pass that a GRPOTrainer sends its batches through.
 
     An answer whose advantage is 0 pulls at nothing. A group of such answers has a gradient of 0
     where nothing else pulls at it (a KL weight, an entropy bonus): it is read for the metrics, and
-    left out of the way back.
+    left out of the way back where that is quicker.
     """
 
     def __init__(self, trainer) -> None:
@@ -387,6 +404,7 @@ class PackedPass:
             return "a mixture of experts has a loss of its own"
         if why := fit(trainer.model.get_base_model()):
             return why
+        self.pays = paying(trainer.model.get_base_model())
         trainer._get_per_token_logps_and_entropies = self.log_probabilities
         trainer._compute_loss = self.loss
         if trainer.accelerator.num_processes > 1:
@@ -453,7 +471,10 @@ class PackedPass:
         groups = groups_of(input_ids, attention_mask, logits_to_keep)
         dead = {prompt: answers for prompt, answers in groups.items()
                 if self.pulls and not any(self.pulls[row] for row, _ in answers)}
-        if len(dead) == len(groups):
+        if not self.pays(sum(len(prompt) + sum(len(answer) for _, answer in answers)
+                             for prompt, answers in dead.items())):
+            dead = {}
+        if dead and len(dead) == len(groups):
             dead.popitem()  # a loss needs something to go back to
         alive = {prompt: answers for prompt, answers in groups.items() if prompt not in dead}
         log_probs, entropies = (torch.zeros(len(input_ids), logits_to_keep, device=model.device)

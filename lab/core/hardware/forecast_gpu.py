@@ -69,6 +69,18 @@ def forecast_gpu(shape: Shape, settings: Settings, engine: str, card: Card, mean
     return Forecast(drawing, learning, evaluating, train.max_steps, mean, known, START[engine])
 
 
+def leaving_out_pays(shape: Shape, card: Card, tokens: int, passes: int) -> bool:
+    """Whether `passes` over so many tokens take longer than one more pass does that is empty: in
+    a small batch kernels are launched slower than they work."""
+    saved = _multiplying(card, 2e-12 * tokens * passes * shape.linear_parameters())
+    return saved > LAYER_PASS * shape.layers
+
+
+def _multiplying(card: Card, tera: float) -> float:
+    """Seconds of so many 1e12 multiplications and additions."""
+    return tera / (EFFICIENCY * card.tflops)
+
+
 def _drawing(shape: Shape, settings: Settings, engine: str, card: Card, answers: int, mean: float,
              longest: float) -> float:
     """A pass for each token of the longest answer, over the answers that still go on."""
@@ -77,7 +89,7 @@ def _drawing(shape: Shape, settings: Settings, engine: str, card: Card, answers:
     cache = 2e-9 * going_on * longest / 2 * shape.kv_per_token()
     own = LAYER * shape.layers if engine == TRL else (
         TOKEN + SEQUENCE * answers + (ADAPTER * shape.layers if engine == UNSLOTH else 0.0))
-    multiplied = 2e-12 * going_on * shape.parameters() / (EFFICIENCY * card.tflops)
+    multiplied = _multiplying(card, 2e-12 * going_on * shape.parameters())
     return longest * (own + max(multiplied, (read + cache) / card.gb_per_second))
 
 
@@ -98,5 +110,5 @@ def _learning(shape: Shape, settings: Settings, engine: str, card: Card, answers
                           + predicted * 3 * shape.vocabulary * shape.hidden)
     elements = 1e-9 * (predicted * shape.vocabulary * 32
                        + tokens * shape.layers * 80 * shape.hidden)
-    return (multiplied / (EFFICIENCY * card.tflops) + elements / card.gb_per_second
+    return (_multiplying(card, multiplied) + elements / card.gb_per_second
             + rounds * passes * LAYER_PASS * shape.layers)
