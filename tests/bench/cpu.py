@@ -59,12 +59,14 @@ def speed(root: Path, steps: int, rounds: int) -> None:
         peaks["lab"].append(peak_of(worker_of(folder)))
         lab.jobs.wait(folder.id)
         runs["lab"].append(steps_of(lab, folder.id)[WARM:])
-        script = subprocess.Popen(
-            [sys.executable, "-m", "tests.bench.plain_trl", str(folder.path)], cwd=PROJECT,
-            env=worker_environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        peaks["plain"].append(peak_of(psutil.Process(script.pid)))
-        told, _ = script.communicate()
-        runs["plain"].append(json.loads(told.strip().splitlines()[-1])["steps"][WARM:])
+        with (root / "plain.log").open("w+", encoding="utf-8") as told:  # a pipe would fill up
+            script = subprocess.Popen(
+                [sys.executable, "-m", "tests.bench.plain_trl", str(folder.path)], cwd=PROJECT,
+                env=worker_environment(), stdout=told, stderr=subprocess.DEVNULL)
+            peaks["plain"].append(peak_of(psutil.Process(script.pid)))
+            script.wait()
+            told.seek(0)
+            runs["plain"].append(json.loads(told.read().strip().splitlines()[-1])["steps"][WARM:])
     print(f"\n{rounds} x {steps} steps of the starter recipe, medians in seconds")
     print(f"{'':12}{'plain TRL':>12}{'lab':>12}{'lab / plain':>14}{'goal':>10}")
     for part, goal in GOALS.items():
