@@ -386,6 +386,8 @@ def test_after_a_lack_of_memory_a_change_that_fits_is_offered_and_taken(lab, qui
     lab.jobs.wait(folder.id)
     told = [notice.text for notice in lab.runs.log(folder.id).notices]
     assert any(text.startswith("Gradient checkpointing: off, because") for text in told), told
+    kept = folder.checkpoint(folder.checkpoints()[-1]) / "training_args.bin"
+    assert torch.load(kept, weights_only=False).gradient_checkpointing is False  # and it was off
     assert lab.jobs.offers(folder.id) == []
     say = events.EventWriter(folder.events)
     say(events.Failed(4, "The GPU ran out of memory while it learnt.", kind="out_of_memory"))

@@ -7,11 +7,13 @@ import random
 import re
 import subprocess
 import sys
+from argparse import Namespace
 
 import pytest
 import torch
 
 from lab.core.catalog import RECIPES
+from lab.core.rewards.scoring import score_all
 from lab.core.settings import UNSLOTH
 from lab.services import machine
 from lab.services.workspace import PROJECT
@@ -128,11 +130,24 @@ def test_the_asynchronous_learner_learns_from_answers_in_one_stream(tmp_path):
                for name, weight in trainer.model.named_parameters() if "lora_B" in name)
 
 
+def test_answers_of_random_weights_differ_in_the_signal_that_they_are_given(tmp_path):
+    tokenizer = shapes.tokenizer_of(shapes.SHAPES["tiny"])
+    draw = random.Random(0)
+    texts = [tokenizer.decode([draw.randrange(1000) for _ in range(64)]) for _ in range(64)]
+    scores = [one.total for one in score_all(texts, [{}] * 64, shapes.SIGNAL["rewards.chosen"])]
+    assert all(len(set(scores[at:at + 8])) > 1 for at in range(0, 64, 8))
+    options = Namespace(model="tiny", four_bit=False, steps=6, prompts=1, answer=8, share=0.3,
+                        graphs="off", compile="off", more=[])
+    assert gpu.settings_of(options, tmp_path).rewards.chosen == shapes.SIGNAL["rewards.chosen"]
+    real = Namespace(**vars(options) | {"model": str(tmp_path)})
+    assert gpu.settings_of(real, tmp_path).rewards == RECIPES["gsm8k"].settings().rewards
+
+
 def test_a_stream_is_attended_to_as_each_of_its_sequences_alone():
     torch.manual_seed(0)
-    places = torch.cat([torch.arange(5), torch.arange(3)])[None]
+    sight = apart.sight_of([*range(5), *range(3)], on_gpu=False)
     query, key, value = (torch.randn(1, heads, 8, 4) for heads in (4, 2, 2))
-    whole, _ = apart.stream_attention({"now": places}, None, query, key, value, None, 0.5)
+    whole, _ = apart.stream_attention({"now": sight}, None, query, key, value, None, 0.5)
     for one in (slice(0, 5), slice(5, 8)):
         alone = torch.nn.functional.scaled_dot_product_attention(
             query[:, :, one], key[:, :, one], value[:, :, one], is_causal=True, scale=0.5,

@@ -251,6 +251,9 @@ def test_where_the_gpu_has_room_the_estimate_says_what_would_be_quicker():
     tab = model.ModelTab(*(field.name for field in fields(model.ModelTab)))
     shown = tab.updates(gsm8k, with_gpu(80))["memory"]
     assert "There is room to be quicker. Set &#x27;Answers at once&#x27; to 32: about" in shown
+    assert "Gradient checkpointing: off, because" in tab.updates(gsm8k, with_gpu(80))["derived"]
+    asked = gsm8k.with_values({"lora.gradient_checkpointing": "on"})
+    assert "Gradient checkpointing" not in tab.updates(asked, with_gpu(80))["derived"]
     assert models.quicker(gsm8k, LAPTOP) is None
     assert models.quicker(settings("somebody/else"), with_gpu(80)) is None
     compiled = gsm8k.with_values({"hardware.compile_loss": "on"})

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 from transformers import TrainerCallback
@@ -177,10 +178,11 @@ def asynchronous(folder: Path, out: Path, given: dict | None = None, **config):
     from trl.experimental.async_grpo import AsyncGRPOConfig, AsyncGRPOTrainer, async_grpo_trainer
 
     from lab.backends import wording
+    from lab.backends.engines.packed import on
     from tests.bench import given as sides
 
-    places = {}  # the positions of the stream that is read now
-    AttentionInterface.register("bench_stream", partial(stream_attention, places))
+    reads = {}  # who sees whom in the stream that is read now
+    AttentionInterface.register("bench_stream", partial(stream_attention, reads))
     AttentionMaskInterface.register("bench_stream", lambda *args, **kwargs: None)
     create = async_grpo_trainer.create_model_from_path
     async_grpo_trainer.create_model_from_path = lambda path, **kwargs: create(
@@ -207,27 +209,30 @@ def asynchronous(folder: Path, out: Path, given: dict | None = None, **config):
                 "max_staleness": BEHIND, "save_strategy": "no", **config}), **(given or {}))
     finally:
         async_grpo_trainer.create_model_from_path = create
-    trainer.model.register_forward_pre_hook(
-        lambda module, args, kwargs: places.update(now=kwargs["position_ids"]), with_kwargs=True)
+
+    def begin(module, args, kwargs) -> None:
+        positions = kwargs["position_ids"]
+        reads["now"] = on(positions.device, sight_of(positions[0].tolist(), positions.is_cuda))
+
+    trainer.model.register_forward_pre_hook(begin, with_kwargs=True)
     return trainer
 
 
-def stream_attention(places: dict, module, query, key, value, mask, scaling=None, **kwargs):
-    """(1, heads, N, size) each; a sequence starts where the positions start again."""
-    import torch
+def sight_of(positions: list[int], on_gpu: bool):
+    """Who sees whom in a stream of whole sequences, each of which begins at position 0. To the
+    lab's own pass each is a prompt, and the answer to it is empty."""
+    from lab.backends.engines.packed import Part, Rectangles, Sequences
 
-    place = places["now"][0]
-    starts = torch.cat([(place == 0).nonzero().flatten(), place.new_tensor([len(place)])])
-    if not query.is_cuda:  # where its code is tried, not measured
-        lengths = starts.diff().tolist()
-        parts = zip(*(one.split(lengths, dim=2) for one in (query, key, value)), strict=True)
-        out = torch.cat([torch.nn.functional.scaled_dot_product_attention(
-            *part, is_causal=True, scale=scaling, enable_gqa=True) for part in parts], dim=2)
-        return out.transpose(1, 2), None
-    longest, starts = int(place.max()) + 1, starts.int()
-    return torch.ops.aten._flash_attention_forward(
-        *(one[0].transpose(0, 1) for one in (query, key, value)), starts, starts, longest, longest,
-        0.0, True, False, scale=scaling)[0][None], None
+    starts = [place for place, position in enumerate(positions) if position == 0]
+    parts = []
+    for start, end in pairwise([*starts, len(positions)]):
+        parts += [Part(start, end - start, None), Part(end, 0, len(parts))]
+    return (Sequences if on_gpu else Rectangles).of(parts)
+
+
+def stream_attention(reads: dict, module, query, key, value, mask, scaling=None, **kwargs):
+    """(1, heads, N, size) each, of the stream that is read now."""
+    return reads["now"].attend(query[0], key[0], value[0], scaling)[None], None
 
 
 if __name__ == "__main__":
