@@ -101,6 +101,8 @@ def packed(trainer):
         yield
     finally:
         del trainer._get_per_token_logps_and_entropies, trainer._compute_loss
+        for layer in trainer.model.modules():
+            layer.__dict__.pop("forward", None)
         trainer.model.get_base_model().set_attn_implementation(was)
 
 
@@ -172,8 +174,8 @@ def test_groups_without_signal_are_left_out_and_gradients_and_metrics_stay(train
     assert_alike(trainer, inputs)
     counted = []  # tokens that the layers read with a gradient, and without
     layer = trainer.model.get_base_model().model.layers[0]
-    monkeypatch.setattr(layer.self_attn.q_proj, "forward", watched(
-        layer.self_attn.q_proj.forward, counted))
+    watch = layer.self_attn.q_proj.register_forward_pre_hook(
+        lambda _, inputs: counted.append((inputs[0].shape[1], torch.is_grad_enabled())))
     with packed(trainer):
         counted.clear()  # of the probe
         learnt(trainer, inputs)
@@ -192,6 +194,7 @@ def test_groups_without_signal_are_left_out_and_gradients_and_metrics_stay(train
     counted.clear()  # as on a GPU, where so few tokens are not worth a pass of their own
     assert_alike(trainer, batch(400, dead=DEAD))
     assert (sum(prompts) + sum(answers), True) in counted and (sum(prompts), True) not in counted
+    watch.remove()
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["first use", "second use of a rollout"])
@@ -207,14 +210,6 @@ def test_how_far_the_drawing_weights_are_from_the_learning_ones_is_told(trainer,
     with packed(trainer):
         _, _, metrics = learnt(trainer, inputs)
     torch.testing.assert_close(metrics[DIFFERENCE], torch.tensor([0.02]), atol=1e-4, rtol=0)
-
-
-def watched(forward, counted: list):
-    def counting(x, *args, **kwargs):
-        counted.append((x.shape[1], torch.is_grad_enabled()))
-        return forward(x, *args, **kwargs)
-
-    return counting
 
 
 def test_a_batch_without_any_signal_has_a_gradient_of_zero(trainer):

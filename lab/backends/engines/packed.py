@@ -24,6 +24,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from lab.backends.engines.lean_layers import make_lean
 from lab.core.hardware.forecast_gpu import CARDS, card_named, leaving_out_pays
 from lab.core.hardware.memory import PIECE, PIECE_ON_GPU
 from lab.core.hardware.shapes import Shape
@@ -173,14 +174,15 @@ class Rectangles:
     def attend(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
                scaling: float | None) -> torch.Tensor:
         """(heads, N, size) each -> (N, heads, size)."""
-        shared = query.shape[0] != key.shape[0]
+        shared = len(query) != len(key)
         if shared and query.is_cuda:  # no quick kernel takes a mask and heads that are shared
             key, value = (one.repeat_interleave(len(query) // len(one), 0) for one in (key, value))
             shared = False
+        query, key, value = (one.transpose(0, 1) for one in (query, key, value))
 
         def seen_by(places: torch.Tensor, others: torch.Tensor, **how) -> torch.Tensor:
             """(B, L) and (B, S) places -> (B * L, heads, size) what the first see of the second."""
-            asking, asked, told = (stream[:, where].transpose(0, 1) for stream, where in (
+            asking, asked, told = (taken(stream, where).transpose(1, 2) for stream, where in (
                 (query, places), (key, others), (value, others)))
             out = F.scaled_dot_product_attention(asking, asked, told, scale=scaling,
                                                  enable_gqa=shared, **how)
@@ -188,7 +190,13 @@ class Rectangles:
 
         out = torch.cat([seen_by(self.prompts, self.prompts, is_causal=True),
                          seen_by(self.answers, self.seen, attn_mask=self.mask)])
-        return out[self.back]
+        return taken(out, self.back)
+
+
+def taken(stream: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """(N, ...) of a stream -> (*places, ...): what is at these places. As the rows of a table are
+    looked up, for the way back of that is quick on a CPU, and of indexing it is not."""
+    return F.embedding(places, stream.flatten(1)).unflatten(-1, stream.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -267,8 +275,10 @@ class LogProbabilities(torch.autograd.Function):
         ctx.directions = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         size = max(1, (PIECE_ON_GPU if hidden.is_cuda else PIECE) // len(weight))
         for piece in (slice(at, at + size) for at in range(0, len(targets), size)):
-            logs = F.linear(hidden[piece], weight, bias).to(kind).div_(temperature)
-            logs -= logs.logsumexp(-1, keepdim=True)
+            logits = F.linear(hidden[piece], weight, bias)
+            logs = (logits if temperature == 1 else logits.to(kind).div_(temperature)).log_softmax(
+                -1, dtype=kind)
+            del logits
             chosen[piece] = logs.gather(-1, targets[piece, None]).squeeze(-1)
             chances = logs.exp()
             entropies[piece] = -torch.einsum("tv,tv->t", chances, logs)
@@ -294,7 +304,7 @@ def read(model, packing: Packing, temperature: float) -> tuple[torch.Tensor, tor
             input_ids=packing.tokens, position_ids=packing.positions, attention_mask=no_mask,
             packing=packing, use_cache=False).last_hidden_state[0]
         head = model.get_output_embeddings()
-        return LogProbabilities.apply(hidden[packing.predictors], head.weight, head.bias,
+        return LogProbabilities.apply(taken(hidden, packing.predictors), head.weight, head.bias,
                                       packing.targets, temperature)
 
 
@@ -404,6 +414,7 @@ class PackedPass:
             return "a mixture of experts has a loss of its own"
         if why := fit(trainer.model.get_base_model()):
             return why
+        make_lean(trainer.model)
         self.pays = paying(trainer.model.get_base_model())
         trainer._get_per_token_logps_and_entropies = self.log_probabilities
         trainer._compute_loss = self.loss
