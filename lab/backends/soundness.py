@@ -89,9 +89,9 @@ class Soundness(TrainerCallback):
 
 def all_finite(tensors: Iterable[torch.Tensor]) -> bool:
     """Whether each number of these is finite; one look at the device."""
-    sums = [getattr(t, "to_local", lambda t=t: t)().float().sum() for t in tensors]
-    if not sums:
+    own = [getattr(t, "to_local", lambda t=t: t)() for t in tensors]
+    if not own:
         return True
-    finite = torch.stack(sums).isfinite().all()
-    # A sum of finite numbers may overflow: only then is each of them looked at.
-    return bool(finite) or all(bool(t.isfinite().all()) for t in tensors)
+    # The norm of finite numbers may overflow: only then is each of them looked at.
+    return bool(torch.nn.utils.get_total_norm(own).isfinite()) or all(
+        bool(t.isfinite().all()) for t in own)

@@ -34,6 +34,8 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=4, help="questions a step and process")
     parser.add_argument("--answer", type=int, default=80, help="tokens of the longest answer")
     parser.add_argument("--at-once", type=int, default=32, help="answers of a process in one pass")
+    parser.add_argument("--share", type=float, help="of a GPU's memory, for vLLM")
+    parser.add_argument("--pace-of-one", type=float, help="as it was measured before: not again")
     parser.add_argument("--root", type=Path, help="keep runs and what was compiled here")
     options = parser.parse_args()
     rows = {}
@@ -41,10 +43,11 @@ def main() -> None:
         root = options.root or Path(scratch)
         model = options.model if options.model not in SHAPES else str(
             measure.model(options.model, root / "models"))
-        for processes in (1, options.processes):
+        for processes in (options.processes,) if options.pace_of_one else (1, options.processes):
             rows[processes] = measured(Lab.at(root), options, model, processes)
             print(json.dumps({"processes": processes, **rows[processes]}), flush=True)
-    one, several = rows[1], rows[options.processes]
+    several = rows[options.processes]
+    one = rows.get(1, {"pace": options.pace_of_one, "reward_end": float("nan")})
     print(f"\n{options.processes} / 1, completions a second: {several['pace'] / one['pace']:.2f}; "
           f"reward at the end {several['reward_end']:.2f} / {one['reward_end']:.2f}")
 
@@ -56,7 +59,8 @@ def measured(lab: Lab, options: argparse.Namespace, model: str, processes: int) 
         "model.name": model, "train.max_steps": options.steps,
         "train.save_steps": 1_000_000, "train.prompts_per_step": options.prompts * processes,
         "train.max_completion_length": options.answer, "train.answers_at_once": options.at_once,
-        "hardware.num_processes": processes,
+        "lora.gradient_checkpointing": "auto", "hardware.num_processes": processes,
+        **({"hardware.gpu_memory_utilization": options.share} if options.share else {}),
         "hardware.engine": options.engine, "model.fast_inference": options.engine not in (
             "auto", TRL)})
     folder = lab.jobs.start(settings)

@@ -324,8 +324,8 @@ def _layer_bytes(shape: Shape, engine: str) -> float:
         return 2 * (4 * h + qkv + 2 * shape.query + 2 * i)
     if engine == CPU:  # in 32 bit; each norm keeps two and gives one; all four of feed-forward
         return 4 * (6 * h + qkv + shape.query + 4 * i)
-    # Norms in 32 bit, an own 16-bit input for each LoRA layer, all of feed-forward.
-    return 2 * (9 * h + qkv + 2 * shape.query + 4 * i)
+    # Inputs of two norms and what they give, which all LoRA layers share; all of feed-forward.
+    return 2 * (4 * h + qkv + shape.query + 4 * i)
 
 
 def _pass_elements(shape: Shape) -> int:
