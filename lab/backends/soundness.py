@@ -30,6 +30,7 @@ class Soundness(TrainerCallback):
     def __init__(self, folder: Path, learning_rate: float) -> None:
         self.folder, self.learning_rate = folder, learning_rate
         self._losses: list[torch.Tensor] = []
+        self._trained: list[torch.nn.Parameter] = []
 
     def bind(self, trainer) -> None:
         """Watch the loss that each pass of this trainer returns."""
@@ -46,6 +47,8 @@ class Soundness(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         begun = state.global_step
+        # Once: to look through all layers of a model takes longer than to look at its adapter.
+        self._trained = [p for p in self.trainer.model.parameters() if p.requires_grad]
         self._stop_if(begun, {"A weight of the adapter": self._weights()},
                       f"The checkpoint of step {begun} is damaged." if begun
                       else "The adapter is damaged before the first step.")
@@ -54,18 +57,15 @@ class Soundness(TrainerCallback):
         losses, self._losses = self._losses, []
         found = {"The loss": losses}
         if self.trainer.accelerator.scaler is None:
-            found["The gradient"] = [p.grad for p in self._trained() if p.grad is not None]
+            found["The gradient"] = [p.grad for p in self._trained if p.grad is not None]
         self._stop_if(state.global_step + 1, found)
 
     def on_step_end(self, args, state, control, **kwargs):
         self._stop_if(state.global_step, {"A weight of the adapter": self._weights()})
 
-    def _trained(self) -> Iterable[torch.nn.Parameter]:
-        return (p for p in self.trainer.model.parameters() if p.requires_grad)
-
     def _weights(self) -> list[torch.Tensor]:
         # A base that is cut in parts (DeepSpeed, FSDP) has only this process's part at hand.
-        return [getattr(p, "ds_tensor", p).detach() for p in self._trained()]
+        return [getattr(p, "ds_tensor", p).detach() for p in self._trained]
 
     def _stop_if(self, step: int, watched: dict[str, list[torch.Tensor]], what: str = "") -> None:
         bad = next((name for name, tensors in watched.items() if not all_finite(tensors)), "")

@@ -174,7 +174,7 @@ def asynchronous(folder: Path, out: Path, given: dict | None = None, **config):
     its place here: the same attention over the same stream, without the download.
     """
     from peft import LoraConfig
-    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers import AttentionInterface, AttentionMaskInterface, AutoModelForCausalLM
     from trl.experimental.async_grpo import AsyncGRPOConfig, AsyncGRPOTrainer, async_grpo_trainer
 
     from lab.backends import wording
@@ -186,7 +186,7 @@ def asynchronous(folder: Path, out: Path, given: dict | None = None, **config):
     AttentionMaskInterface.register("bench_stream", lambda *args, **kwargs: None)
     create = async_grpo_trainer.create_model_from_path
     async_grpo_trainer.create_model_from_path = lambda path, **kwargs: create(
-        path, **kwargs | {"attn_implementation": "bench_stream"})
+        path, AutoModelForCausalLM, **kwargs | {"attn_implementation": "bench_stream"})
     settings, path = sides.read(folder)
     train, tokenizer = settings.train, wording.load_tokenizer(path)
     batch = train.per_device_train_batch_size()

@@ -429,20 +429,18 @@ class PackedPass:
         does not. A process whose groups all lack signal brings zeros.
         """
         trainer, train = self.trainer, self.trainer.training_step
+        trained = [p for p in trainer.model.parameters() if p.requires_grad]
+        sizes = [p.numel() for p in trained]
 
         def together(*args, **kwargs):
             loss = train(*args, **kwargs)
             if trainer.accelerator.sync_gradients:
-                trained = [p for p in trainer.model.parameters() if p.requires_grad]
-                for weight in trained:
-                    if weight.grad is None:
-                        weight.grad = torch.zeros_like(weight)
-                flat = torch.cat([weight.grad.flatten() for weight in trained])
+                flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten()
+                                  for p in trained])
                 torch.distributed.all_reduce(flat)
                 flat /= trainer.accelerator.num_processes
-                for weight, mean in zip(trained, flat.split([w.numel() for w in trained]),
-                                        strict=True):
-                    weight.grad.copy_(mean.view_as(weight.grad))
+                for weight, mean in zip(trained, flat.split(sizes), strict=True):
+                    weight.grad = mean.view_as(weight)
             return loss
 
         trainer.training_step = together

@@ -38,11 +38,13 @@ CARDS = {
 # Every number below was fitted to measured steps (docs/gpu.md). Calibrate here only.
 
 EFFICIENCY = 0.3  # of a card's multiplications that the layers of small models reach
-TOKEN = 2.2e-3  # vLLM's own work for one token of all answers, with CUDA graphs
-SEQUENCE = 1.0e-5  # the same for each answer that goes on
+TOKEN = 2.8e-3  # vLLM's own work for one token of all answers, with CUDA graphs
+SEQUENCE = 2.5e-5  # the same for each answer that goes on
 ADAPTER = 2.5e-5  # more of it for each layer, where the adapter is a LoRA request
 LAYER = 7e-4  # launches of a layer's kernels for one token, without vLLM; a guess
-LAYER_PASS = 4.2e-3  # launches of a layer's kernels in one pass of learning, with LoRA
+LAYER_PASS = 4.2e-3  # launches of a layer's kernels in one pass of learning, under Unsloth
+LEAN_PASS = 2.0e-3  # the same where the lab learns packed (lab/backends/engines/lean_layers.py)
+BESIDE = 0.1  # optimiser and metrics of a step that learns packed
 START = {UNSLOTH: 75.0, TRL_VLLM: 75.0, TRL: 20.0}  # from Start to the first step
 
 
@@ -73,7 +75,7 @@ def leaving_out_pays(shape: Shape, card: Card, tokens: int, passes: int) -> bool
     """Whether `passes` over so many tokens take longer than one more pass does that is empty: in
     a small batch kernels are launched slower than they work."""
     saved = _multiplying(card, 2e-12 * tokens * passes * shape.linear_parameters())
-    return saved > LAYER_PASS * shape.layers
+    return saved > LEAN_PASS * shape.layers
 
 
 def _multiplying(card: Card, tera: float) -> float:
@@ -88,7 +90,7 @@ def _drawing(shape: Shape, settings: Settings, engine: str, card: Card, answers:
     read = weights_gb(shape, settings.model.load_in_4bit)
     cache = 2e-9 * going_on * longest / 2 * shape.kv_per_token()
     own = LAYER * shape.layers if engine == TRL else (
-        TOKEN + SEQUENCE * answers + (ADAPTER * shape.layers if engine == UNSLOTH else 0.0))
+        TOKEN + SEQUENCE * going_on + (ADAPTER * shape.layers if engine == UNSLOTH else 0.0))
     multiplied = _multiplying(card, 2e-12 * going_on * shape.parameters())
     return longest * (own + max(multiplied, (read + cache) / card.gb_per_second))
 
@@ -101,7 +103,9 @@ def _learning(shape: Shape, settings: Settings, engine: str, card: Card, answers
     rounds = train.gradient_accumulation_steps()
     if engine == UNSLOTH:
         tokens, predicted = answers * (prompt + longest), answers * longest
+        launches, beside = LAYER_PASS, 0.0
     else:
+        launches, beside = LEAN_PASS, BESIDE
         batch = train.per_device_train_batch_size()
         tokens = rounds * min(batch, train.prompts_per_step) * prompt + answers * mean
         predicted = answers * mean
@@ -111,4 +115,4 @@ def _learning(shape: Shape, settings: Settings, engine: str, card: Card, answers
     elements = 1e-9 * (predicted * shape.vocabulary * 32
                        + tokens * shape.layers * 80 * shape.hidden)
     return (_multiplying(card, multiplied) + elements / card.gb_per_second
-            + rounds * passes * LAYER_PASS * shape.layers)
+            + rounds * passes * launches * shape.layers + beside)
