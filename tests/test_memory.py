@@ -273,11 +273,13 @@ LONG = {"model__max_seq_length": 20_480, "train__max_prompt_length": 19_456,
         "train__max_completion_length": 1024, "train__num_generations": 8,
         "train__answers_at_once": 1}
 MEASURED = (  # shape, engine, GB of the GPU, share of vLLM, settings, peak in GB; see docs/gpu.md
-    (QWEN, TRL_VLLM, H100_GB, 0.3, AT_ONCE, 32.7),
-    (QWEN_SMALL, TRL_VLLM, H100_GB, 0.15, REAL | {"train__answers_at_once": 16}, 31.4),
-    (QWEN_SMALL, TRL_VLLM, H100_GB, 0.15, REAL | {"train__answers_at_once": 64}, 74.4),
-    (QWEN_SMALL, TRL_VLLM, H100_GB, 0.15, REAL | {
-        "train__answers_at_once": 256, "lora__gradient_checkpointing": "on"}, 29.3),
+    (QWEN, TRL_VLLM, H100_GB, 0.3, AT_ONCE, 34.2),
+    (QWEN, TRL_VLLM, H100_GB, 0.3, AT_ONCE | {"lora__gradient_checkpointing": "off"}, 55.1),
+    (QWEN, TRL_VLLM, H100_GB, 0.3, AT_ONCE | {
+        "train__prompts_per_step": 16, "train__answers_at_once": 128}, 43.4),
+    (QWEN_SMALL, TRL_VLLM, H100_GB, 0.15, REAL | {  # of at most 400 tokens, 290 on average
+        "train__max_completion_length": 290, "train__answers_at_once": 256,
+        "lora__gradient_checkpointing": "on"}, 29.3),
     (QWEN, UNSLOTH, H100_GB, 0.3, AT_ONCE, 29.1),
     (QWEN_SMALL, UNSLOTH, H100_GB, 0.3, {
         "lora__gradient_checkpointing": "off", "hardware__cuda_graphs": "full"}, 32.3),

@@ -47,9 +47,10 @@ KV_SPARE = 1.05  # blocks that are not full, and the requests that are being swa
 LOGITS_UNSLOTH = 23
 # Compiled, it keeps those of all pieces in 16 bit; one piece's gradients and copies come on top.
 LOGITS_UNSLOTH_COMPILED, LOGITS_UNSLOTH_CHUNK = 2, 12
-# torch's blocks of one layer do not fit the next thing: with a 4-bit base, the peaks of one run of
-# 1.5B and two of 8B lay so many times as far above what stays.
-UNSLOTH_SPARE = 1.9
+# torch's blocks of one layer do not fit the next thing, nor those of one batch the next: with a 4-bit
+# base under Unsloth, the peaks of one run of 1.5B and two of 8B lay so many times as far above what
+# stays, and so do those of packed passes whose activations are made again.
+SPARE = 1.9
 # The whole batch at once: logits in 16 bit and once more over the temperature, their logarithms
 # in 32 bit, and the gradients of all three.
 LOGITS_TRL = 14
@@ -288,7 +289,9 @@ def _learning(shape: Shape, settings: Settings, engine: str, compiled: bool) -> 
                 + _dequantised(shape, settings))
     logits = _logits_bytes(shape, settings, engine, compiled, batch)
     if engine == UNSLOTH and not compiled:
-        logits, backward = logits * UNSLOTH_SPARE, backward * UNSLOTH_SPARE
+        logits, backward = logits * SPARE, backward * SPARE
+    elif packed and engine != CPU:
+        backward *= SPARE
     return [Part("Activations kept for the backward pass", kept / GB),
             Part("Log-probabilities" if logits > backward else "Backward pass of one layer",
                  max(logits, backward) / GB)]
