@@ -207,6 +207,7 @@ def test_how_far_the_drawing_weights_are_from_the_learning_ones_is_told(trainer,
     signs = torch.where(torch.arange(told.shape[1]) % 2 == 0, 1.0, -1.0)
     inputs["sampling_per_token_logps"] = told + 0.02 * signs
     inputs["sampling_per_token_logps"][1] = -100.0  # a row that does not count
+    inputs["sampling_per_token_logps"][2:5] = torch.nan  # of these vLLM was not asked
     with packed(trainer):
         _, _, metrics = learnt(trainer, inputs)
     torch.testing.assert_close(metrics[DIFFERENCE], torch.tensor([0.02]), atol=1e-4, rtol=0)

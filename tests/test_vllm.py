@@ -24,6 +24,7 @@ from lab.core import events
 from lab.core.catalog import RECIPES
 from lab.core.hardware import engines
 from lab.core.hardware.machine import Choice
+from lab.core.insight.metrics import DIFFERENCE
 from lab.core.problems import BadModel
 from lab.core.prompts import messages
 from lab.core.settings import TRL_VLLM
@@ -101,6 +102,8 @@ def test_trl_draws_its_answers_with_vllm_and_says_what_vllm_is_busy_with(lab, st
     assert facts["vllm_share"] == 0.2 and facts["max_num_seqs"] > 0 and not facts["changed"]
     assert log.answers[0].base["text"] and log.answers[0].tuned["text"]
     assert log.newest("seconds/generation") > 0
+    # How likely its tokens were is asked of one answer of each group.
+    assert 0 < log.newest(DIFFERENCE) < 0.05 and log.newest("entropy/sampled") > 0
     told = [events.read_line(line) for line in stopped.events.read_text().splitlines()]
     phases = [event.text for _, event in filter(None, told) if isinstance(event, events.Phase)]
     assert "Loading the weights into vLLM" in phases and "vLLM is ready" in phases

@@ -468,7 +468,7 @@ class PackedPass:
             return
         learnt = inputs.get("old_per_token_logps")
         apart = (self.latest if learnt is None else learnt) - drawn
-        apart = apart[inputs["completion_mask"].bool()]
+        apart = apart[inputs["completion_mask"].bool() & ~apart.isnan()]  # NaN: it was not told
         if apart.numel():
             self.trainer._metrics["train"][DIFFERENCE].append(float(apart.abs().mean()))
 

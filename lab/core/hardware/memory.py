@@ -47,9 +47,9 @@ KV_SPARE = 1.05  # blocks that are not full, and the requests that are being swa
 LOGITS_UNSLOTH = 23
 # Compiled, it keeps those of all pieces in 16 bit; one piece's gradients and copies come on top.
 LOGITS_UNSLOTH_COMPILED, LOGITS_UNSLOTH_CHUNK = 2, 12
-# torch's blocks of one layer do not fit the next thing, nor those of one batch the next: with a 4-bit
-# base under Unsloth, the peaks of one run of 1.5B and two of 8B lay so many times as far above what
-# stays, and so do those of packed passes whose activations are made again.
+# torch's blocks of one layer do not fit the next thing, nor those of one batch the next: the peaks
+# of one run of 1.5B and two of 8B, with a 4-bit base under Unsloth, lay so many times as far above
+# what stays, and so do those of packed passes whose activations are made again.
 SPARE = 1.9
 # The whole batch at once: logits in 16 bit and once more over the temperature, their logarithms
 # in 32 bit, and the gradients of all three.
