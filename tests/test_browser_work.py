@@ -30,6 +30,8 @@ def test_an_uploaded_file_is_mapped_previewed_and_trained_on(app, open_page, tmp
     page = open_page(app)
     page.locator("#recipes").get_by_text("Your own data").first.click()
     open_tab(page, "Data")
+    # Nobody has chosen a file before the recipe's values are there.
+    expect(page.locator("#set-data-source input")).to_have_value("A file", timeout=SLOW)
     page.locator("#upload input[type=file]").set_input_files(str(file))
     expect(page.locator("#set-data-question_column input")).to_have_value("task", timeout=SLOW)
     expect(page.locator("#set-data-answer_column input")).to_have_value("solution")
