@@ -17,7 +17,7 @@ from lab.core.rewards.scoring import score_all
 from lab.core.settings import UNSLOTH
 from lab.services import machine
 from lab.services.workspace import PROJECT
-from tests.bench import apart, gpu, history, measure, memory, shapes
+from tests.bench import apart, gpu, history, measure, memory, shapes, update
 
 
 def bench(root, *more: str) -> str:
@@ -153,3 +153,16 @@ def test_a_stream_is_attended_to_as_each_of_its_sequences_alone():
             query[:, :, one], key[:, :, one], value[:, :, one], is_causal=True, scale=0.5,
             enable_gqa=True)
         torch.testing.assert_close(whole[:, one], alone.transpose(1, 2))
+
+
+def test_ways_to_learn_take_turns_in_one_process(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["update", "--prompts", "1", "--prompt", "9", "--answer", "5",
+                                      "--rounds", "1", "--profile", str(tmp_path)])
+    update.main()
+    told = [json.loads(line) for line in capsys.readouterr().out.splitlines()
+            if line.startswith("{")]
+    assert [row["way"] for row in told] == ["padded", "packed-peft", "packed"]
+    tables = {row["way"]: (tmp_path / f"{row['way']}.txt").read_text() for row in told}
+    assert [way for way, table in tables.items() if "AddedLowRank" in table] == ["packed"]
+    assert [way for way, table in tables.items() if "LogProbabilities" in table] == [
+        "packed-peft", "packed"]

@@ -28,14 +28,15 @@ SIZE = 8  # answers of a group
 
 
 class Ways:
-    """One trainer, whose layers and pass can be any of the ways."""
+    """One trainer, which learns in any of three ways: `padded` as TRL does, `packed` as the lab
+    does, and `packed-peft` so with peft's and transformers' own layers."""
 
     def __init__(self, trainer) -> None:
         self.trainer = trainer
         self.base = trainer.model.get_base_model()
         self.padded_attention = self.base.config._attn_implementation
         self.all: dict[str, Callable[[], None]] = {
-            "padded": self.padded, "packed, peft's layers": self.packed, "packed": self.lean}
+            "padded": self.padded, "packed-peft": self.packed, "packed": self.lean}
 
     def padded(self) -> None:
         for layer in self.base.modules():
@@ -90,8 +91,7 @@ def main() -> None:
         options.profile.mkdir(parents=True, exist_ok=True)
         for name, take in ways.all.items():
             take()
-            (options.profile / f"{name.replace(' ', '-')}.txt").write_text(
-                profiled(trainer, inputs))
+            (options.profile / f"{name}.txt").write_text(profiled(trainer, inputs))
     whole = statistics.median(seconds["packed"])
     print(*(f"packed / {name}: {whole / statistics.median(own):.2f}"
             for name, own in seconds.items() if name != "packed"), sep="\n")
