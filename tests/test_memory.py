@@ -229,6 +229,16 @@ def test_a_base_cut_in_parts_needs_less_on_each_gpu():
     assert cut < whole - 10
 
 
+def test_a_pass_that_is_not_packed_keeps_more_of_each_token():
+    """A base that is cut in parts learns through TRL's pass, with peft's own layers."""
+    packed, padded = (next(part.gb for part in estimate(QWEN, notebook(
+        hardware__num_processes=2, hardware__sharding=how, model__load_in_4bit=False,
+        train__max_prompt_length=16, train__answers_at_once=6, train__prompts_per_step=2,
+        lora__gradient_checkpointing="off"), TRL, H200_GB).parts
+        if part.name == "Activations kept for the backward pass") for how in ("ddp", "fsdp"))
+    assert packed < padded
+
+
 def test_a_16_gb_model_of_8b_parameters_is_16_gb():
     assert weights_gb(LLAMA, False) == pytest.approx(16.06, abs=0.01)
 

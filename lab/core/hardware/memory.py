@@ -49,7 +49,8 @@ LOGITS_UNSLOTH = 23
 LOGITS_UNSLOTH_COMPILED, LOGITS_UNSLOTH_CHUNK = 2, 12
 # torch's blocks of one layer do not fit the next thing, nor those of one batch the next: the peaks
 # of one run of 1.5B and two of 8B, with a 4-bit base under Unsloth, lay so many times as far above
-# what stays, and so do those of packed passes whose activations are made again.
+# what stays, and so do those of packed passes whose activations are made again (where they are kept
+# it is on the safe side).
 SPARE = 1.9
 # The whole batch at once: logits in 16 bit and once more over the temperature, their logarithms
 # in 32 bit, and the gradients of all three.
@@ -276,7 +277,7 @@ def _learning(shape: Shape, settings: Settings, engine: str, compiled: bool) -> 
                          + batch * settings.train.max_completion_length * 2 * shape.query)
         tokens = (prompts * settings.train.max_prompt_length
                   + batch * settings.train.max_completion_length)
-    whole_layer = tokens * _layer_bytes(shape, engine) + copied
+    whole_layer = tokens * _layer_bytes(shape, engine, packed) + copied
     border = tokens * shape.hidden * each  # what enters a layer
     how = settings.lora.gradient_checkpointing
     if how == "off":
@@ -320,15 +321,17 @@ def _is_packed(settings: Settings, engine: str) -> bool:
     return engine != UNSLOTH and settings.hardware.whole()
 
 
-def _layer_bytes(shape: Shape, engine: str) -> float:
+def _layer_bytes(shape: Shape, engine: str, packed: bool) -> float:
     """What one layer keeps of a token for its backward pass, from reading the layers' code."""
     h, i, qkv = shape.hidden, shape.intermediate, shape.query + 2 * shape.key_value
     if engine == UNSLOTH:  # inputs of two norms, of QKV and feed-forward; gate and up
         return 2 * (4 * h + qkv + 2 * shape.query + 2 * i)
     if engine == CPU:  # in 32 bit; each norm keeps two and gives one; all four of feed-forward
         return 4 * (6 * h + qkv + shape.query + 4 * i)
-    # Inputs of two norms and what they give, which all LoRA layers share; all of feed-forward.
-    return 2 * (4 * h + qkv + shape.query + 4 * i)
+    if packed:  # inputs of two norms and what they give, for all LoRA layers; all of feed-forward
+        return 2 * (4 * h + qkv + shape.query + 4 * i)
+    # TRL's pass. Norms in 32 bit, an own 16-bit input for each LoRA layer, all of feed-forward.
+    return 2 * (9 * h + qkv + 2 * shape.query + 4 * i)
 
 
 def _pass_elements(shape: Shape) -> int:
