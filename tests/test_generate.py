@@ -185,3 +185,32 @@ def test_where_trl_hands_its_weights_to_vllm_the_lab_does(starter, tuned):
     every = dict(merged_parameters(tuned, every=True))
     assert dict(rollouts._iter_named_params()).keys() == every.keys() > changed.keys()
     assert callable(VLLMGeneration._iter_named_params)  # else the line above proves nothing
+
+
+def test_vllm_is_asked_how_likely_tokens_were_for_one_answer_of_each_group():
+    from trl.generation.vllm_generation import extract_logprobs
+
+    from lab.backends.engines.trl_vllm import telling_some
+
+    asked = []
+
+    class Sampling(SimpleNamespace):
+        def clone(self):
+            return Sampling(**vars(self))
+
+    known = [{7: SimpleNamespace(logprob=-0.5, rank=1)}, {8: SimpleNamespace(logprob=-2, rank=3)}]
+
+    def as_vllm(prompts, sampling_params, use_tqdm):
+        asked.append(sampling_params)
+        each = sampling_params if isinstance(sampling_params, list) else [sampling_params]
+        return [SimpleNamespace(outputs=[SimpleNamespace(
+            token_ids=[7, 8], logprobs=None if one.logprobs is None else known)]) for one in each]
+
+    telling, sampling = telling_some(as_vllm, 3), Sampling(logprobs=0)
+    done = telling(["a"] * 3 + ["b"] * 3, sampling_params=sampling, use_tqdm=False)
+    assert [one.logprobs for one in asked[0]] == [0, None, None] * 2 and sampling.logprobs == 0
+    told, _ = extract_logprobs(done)  # TRL's
+    assert told == [[[-0.5], [-2.0]], [[None], [None]], [[None], [None]]] * 2
+    silent = Sampling(logprobs=None)  # as the lab's own questions
+    assert telling(["a"], sampling_params=silent, use_tqdm=False)[0].outputs[0].logprobs is None
+    assert asked[1] is silent

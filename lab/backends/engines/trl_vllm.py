@@ -4,6 +4,7 @@ import math
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from lab.backends.scoreboard import Scoreboard
 # TRL and the lab make the text themselves, from the tokens: vLLM would do it token by token, in the
 # process that learns.
 TOKENS_ONLY = {"detokenize": False}
+# What stands in an answer of vLLM for a token of which it was not asked how likely it was.
+UNKNOWN = {0: SimpleNamespace(logprob=math.nan, rank=1)}
 
 
 class VllmEngine(Engine):
@@ -109,15 +112,13 @@ def telling_some(generate: Callable, every: int) -> Callable:
     def generating(prompts, sampling_params, **kwargs):
         if sampling_params.logprobs is None:
             return generate(prompts, sampling_params=sampling_params, **kwargs)
-        from vllm.logprobs import Logprob
-
-        silent, unknown = sampling_params.clone(), {0: Logprob(math.nan, rank=1)}
+        silent = sampling_params.clone()
         silent.logprobs = None
         each = [silent if place % every else sampling_params for place in range(len(prompts))]
         done = generate(prompts, sampling_params=each, **kwargs)
         for answer in (out.outputs[0] for out in done):
             if answer.logprobs is None:
-                answer.logprobs = [unknown] * len(answer.token_ids)
+                answer.logprobs = [UNKNOWN] * len(answer.token_ids)
         return done
 
     return generating
