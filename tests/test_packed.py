@@ -28,6 +28,7 @@ from lab.core.catalog import RECIPES
 from lab.core.insight import losses
 from lab.core.insight.metrics import DIFFERENCE
 from lab.services.workspace import STARTER_FOLDER
+from tests.bench.update import give_back, make_ready
 
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 # (prompt's length, lengths of the answers to it): prompts of several lengths, two of them of the
@@ -51,8 +52,7 @@ def trainer_of(model, folder, **changes) -> GRPOTrainer:
         train_dataset=Dataset.from_list([{"prompt": "a"}] * 8),
         peft_config=LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
     move(trainer)
-    trainer.current_gradient_accumulation_steps = 1  # train() would count them
-    trainer.model.train()
+    make_ready(trainer)
     return trainer
 
 
@@ -100,10 +100,7 @@ def packed(trainer):
     try:
         yield
     finally:
-        del trainer._get_per_token_logps_and_entropies, trainer._compute_loss
-        for layer in trainer.model.modules():
-            layer.__dict__.pop("forward", None)
-        trainer.model.get_base_model().set_attn_implementation(was)
+        give_back(trainer, was)
 
 
 def log_probs(trainer, inputs, disable: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
@@ -227,6 +224,7 @@ def test_it_is_exact_for_other_models_and_with_checkpointing(tmp_path, kind, cha
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **TINY | changes))
     trainer = trainer_of(model, tmp_path, gradient_checkpointing=kind == "qwen3")
+    assert model.is_gradient_checkpointing == (kind == "qwen3")
     assert_alike(trainer, batch(97, dead=DEAD))
 
 

@@ -61,6 +61,7 @@ def test_it_is_as_near_to_32_bit_as_the_padded_pass(model, checkpointing, tmp_pa
     true, told = learnt(exact, inputs), log_probs(exact, inputs)
     del exact
     half = on_gpu(model, torch.bfloat16, tmp_path / "half", **how)
+    assert half.model.get_base_model().is_gradient_checkpointing == checkpointing
     hold(half, inputs, true, told)
 
 

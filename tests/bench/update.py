@@ -39,11 +39,7 @@ class Ways:
             "padded": self.padded, "packed-peft": self.packed, "packed": self.lean}
 
     def padded(self) -> None:
-        for layer in self.base.modules():
-            layer.__dict__.pop("forward", None)
-        for name in ("_get_per_token_logps_and_entropies", "_compute_loss"):
-            self.trainer.__dict__.pop(name, None)
-        self.base.set_attn_implementation(self.padded_attention)
+        give_back(self.trainer, self.padded_attention)
 
     def lean(self) -> None:
         self.padded()
@@ -53,8 +49,30 @@ class Ways:
 
     def packed(self) -> None:
         self.lean()
-        for layer in self.base.modules():
-            layer.__dict__.pop("forward", None)
+        own_layers(self.base)
+
+
+def own_layers(model: torch.nn.Module) -> None:
+    """Let each layer compute as peft and transformers have it again."""
+    for layer in model.modules():
+        layer.__dict__.pop("forward", None)
+
+
+def give_back(trainer, attention: str) -> None:
+    """Undo what PackedPass took over: the trainer learns as TRL does, with this attention."""
+    own_layers(trainer.model)
+    for name in ("_get_per_token_logps_and_entropies", "_compute_loss"):
+        trainer.__dict__.pop(name, None)
+    trainer.model.get_base_model().set_attn_implementation(attention)
+
+
+def make_ready(trainer) -> None:
+    """What train() does before the first batch, and a batch's loss asks for."""
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.model.train()
+    if trainer.args.gradient_checkpointing:
+        trainer.model.gradient_checkpointing_enable(
+            gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs)
 
 
 def main() -> None:
@@ -120,8 +138,7 @@ def trainer_of(name: str, out: Path, options: argparse.Namespace):
         train_dataset=Dataset.from_list([{"prompt": "a"}] * SIZE),
         peft_config=LoraConfig(r=options.rank, lora_alpha=options.rank,
                                target_modules="all-linear"))
-    trainer.current_gradient_accumulation_steps = 1  # train() would count them
-    trainer.model.train()
+    make_ready(trainer)
     return trainer
 
 
