@@ -102,9 +102,14 @@ def test_runs_are_found_ordered_ticked_and_set_beside_each_other_by_key(app, ope
 def test_a_run_is_named_archived_deleted_and_brought_back_and_another_page_follows(app, open_page):
     page, other = open_page(), open_page()
     open_run(page, "fast one")  # the slow one is the newest, and open: a press of it shows nothing
-    open_run(page, "slow one")
+    # gradio makes the fields when they are first shown, and fills them a moment after that: what a
+    # script types at once is lost. So they are shown first, and then filled with another run's.
     page.locator("#runs-label button").first.click()
-    page.locator("#runs-name").get_by_role("textbox").fill("the patient one")
+    name = page.locator("#runs-name").get_by_role("textbox")
+    expect(name).to_have_value("fast one", timeout=SLOW)
+    open_run(page, "slow one")
+    expect(name).to_have_value("slow one", timeout=SLOW)
+    name.fill("the patient one")
     page.locator("#runs-tags").get_by_role("textbox").fill("keeper, slow")
     page.locator("#runs-notes textarea").fill("It would have gone on.")
     page.locator("#runs-save").click()

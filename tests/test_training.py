@@ -76,6 +76,17 @@ def test_each_point_has_the_trainers_metrics_and_ours(finished):
         assert dead == pytest.approx(theirs)
 
 
+def test_what_a_checkpoint_takes_to_write_is_not_told_as_learning(finished):
+    lab, run_id = finished
+    _, steps, curves = lab.runs.log(run_id).columns()
+    written = dict(zip(steps, curves["seconds/checkpoint"], strict=True))
+    assert [step for step in steps if written[step] > 0] == [3, 5]  # those after the saved ones
+    spent = [sum(parts) for parts in zip(*(curves[f"seconds/{part}"] for part in (
+        "generation", "reward", "update")), strict=True)]
+    for step, rest, whole in zip(steps, spent, curves["seconds/step"], strict=True):
+        assert rest + (written[step] if step in (3, 5) else 0) == pytest.approx(whole)
+
+
 def test_samples_are_whole_groups_and_their_totals_add_up(finished):
     lab, run_id = finished
     weights = {c.name: c.weight for c in lab.runs.get(run_id).settings.rewards.chosen}

@@ -35,7 +35,7 @@ class Reporter(TrainerCallback):
         self.score, self.gauge = score, gauge
         self.wants_stop, self.wants_pause = wants_stop, wants_pause
         self.held = 0.0  # seconds that it was paused
-        self._since = time.perf_counter()
+        self._since = self._left = time.perf_counter()  # the newest point; this object's last word
         self._logged = 0
         self._owes_save = self._owes_stop = self._owes_pause = False
 
@@ -67,7 +67,8 @@ class Reporter(TrainerCallback):
             self._owes_save = False
             if self._owes_stop:
                 control.should_training_stop = control.should_log = True
-        self._since += time.perf_counter() - begun
+        self._left = time.perf_counter()
+        self._since += self._left - begun
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not logs or "loss" not in logs:
@@ -77,7 +78,8 @@ class Reporter(TrainerCallback):
         whole = (now - self._since) / steps
         self._since, self._logged = now, state.global_step
         told = {name: seconds / steps for name, seconds in self.score.seconds.items()}
-        spent = sum(told.get(name, 0.0) for name in ("generation", "waiting", "reward"))
+        spent = sum(told.get(name, 0.0)
+                    for name in ("generation", "waiting", "reward", "checkpoint"))
         self.score.seconds.clear()
         self.say(events.Step(state.global_step, {
             **{name: value for name, value in logs.items()
@@ -86,11 +88,14 @@ class Reporter(TrainerCallback):
             "seconds/reward": 0.0, **{f"seconds/{name}": value for name, value in told.items()},
             "seconds/update": max(0.0, whole - spent), **self.gauge.take()}))
         self.say(events.Samples(state.global_step, self.score.groups))
+        self._left = time.perf_counter()
 
     def on_save(self, args, state, control, **kwargs):
         together()  # every process has written its part
         if state.is_world_process_zero:
             self.keep(state.global_step)
+        # The step's point is said before: this goes into the next one.
+        self.score.seconds["checkpoint"] += time.perf_counter() - self._left
         owes, self._owes_pause = self._owes_pause and state.global_step < state.max_steps, False
         if owes and not self._owes_stop and self.pause(state.global_step):
             self._owes_stop = control.should_training_stop = control.should_log = True
