@@ -126,7 +126,8 @@ MEASURED = (  # model, recipe, settings, engine, tokens of answers and prompt, s
     ("Qwen/Qwen2.5-1.5B-Instruct", "notebook", BIG | PARTS, TRL_VLLM, (256, 256, 70), (1.1, 0.42)),
     ("Qwen/Qwen2.5-1.5B-Instruct", "notebook", BIG | {
         "train.prompts_per_step": 16, "train.answers_at_once": 128}, TRL_VLLM, (256, 256, 70),
-     (1.77, 1.24)),
+     (1.1, 1.15)),
+    ("meta-llama/Llama-3.1-8B-Instruct", "notebook", BIG, TRL_VLLM, (256, 256, 70), (1.93, 0.97)),
     ("Qwen/Qwen2.5-1.5B-Instruct", "notebook", BIG, UNSLOTH, (256, 256, 100), (1.06, 0.72)),
     ("Qwen/Qwen2.5-0.5B-Instruct", "gsm8k-small", ALL, TRL_VLLM, (218, 400, 150), (2.5, 1.42)),
     ("Qwen/Qwen2.5-0.5B-Instruct", "gsm8k-small", ALL, TRL_VLLM, (0, 0, 100), (2.5, 1.42)),

@@ -294,6 +294,7 @@ MEASURED = (  # shape, engine, GB of the GPU, share of vLLM, settings, peak in G
     (QWEN_SMALL, UNSLOTH, H100_GB, 0.3, {
         "lora__gradient_checkpointing": "off", "hardware__cuda_graphs": "full"}, 32.3),
     (QWEN, UNSLOTH, H100_GB, 0.02, SMALL_CARD, 4.35),
+    (LLAMA, TRL_VLLM, H100_GB, 0.35, AT_ONCE | {"train__optim": "adamw_torch"}, 53.5),
     (LLAMA, UNSLOTH, H100_GB, 0.09, {}, 12.1),
     (LLAMA, UNSLOTH, H100_GB, 0.363, LONG, 40.7),
 )

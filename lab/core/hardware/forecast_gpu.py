@@ -37,14 +37,14 @@ CARDS = {
 
 # Every number below was fitted to measured steps (docs/gpu.md). Calibrate here only.
 
-EFFICIENCY = 0.3  # of a card's multiplications that the layers of small models reach
-TOKEN = 2.8e-3  # vLLM's own work for one token of all answers, with CUDA graphs
-SEQUENCE = 2.5e-5  # the same for each answer that goes on
+EFFICIENCY = 0.35  # of a card's multiplications that the layers of small models reach
+TOKEN = 2.5e-3  # vLLM's own work for one token of all answers, with CUDA graphs
+SEQUENCE = 2e-5  # the same for each answer that goes on
 ADAPTER = 2.5e-5  # more of it for each layer, where the adapter is a LoRA request
 LAYER = 7e-4  # launches of a layer's kernels for one token, without vLLM; a guess
 LAYER_PASS = 4.2e-3  # launches of a layer's kernels in one pass of learning, under Unsloth
 LEAN_PASS = 2.0e-3  # the same where the lab learns packed (lab/backends/engines/lean_layers.py)
-BESIDE = 0.1  # optimiser and metrics of a step that learns packed
+BESIDE = 0.15  # optimiser and metrics of a step that learns packed
 START = {UNSLOTH: 75.0, TRL_VLLM: 75.0, TRL: 20.0}  # from Start to the first step
 
 
