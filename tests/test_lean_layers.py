@@ -37,13 +37,33 @@ def adapted(dtype: torch.dtype = torch.float32, **config):
     return model
 
 
+def adapted_in_4_bit(device: str, kind: torch.dtype):
+    """The same with a base in 4 bit, large enough for it."""
+    bnb = pytest.importorskip("bitsandbytes")
+
+    model = Two(kind)
+    model.is_loaded_in_4bit = True  # what peft asks for
+    for name, (rows, columns) in {"first": (256, 128), "second": (128, 256)}.items():
+        layer = bnb.nn.Linear4bit(columns, rows, bias=name == "second", compute_dtype=kind,
+                                  quant_type="nf4", compress_statistics=True)
+        torch.manual_seed(0)
+        layer.load_state_dict({key: torch.randn(value.shape) / 8
+                               for key, value in layer.state_dict().items()})
+        setattr(model, name, layer.to(kind))
+    model = get_peft_model(model.to(device), LoraConfig(
+        r=4, lora_alpha=10, target_modules=["first", "second"], init_lora_weights=False))
+    assert {type(layer).__name__ for layer in model.modules()
+            if isinstance(layer, lora.LoraLayer)} == {"Linear4bit"}
+    return model
+
+
 def learnt(model, x: torch.Tensor, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
     """What comes out, and the gradients of what went in and of all that learns."""
     model.zero_grad()
     x = x.clone().requires_grad_()
-    with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None):
+    with torch.autocast(x.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
         out = model(x)
-    (out.float() * torch.linspace(-1, 1, out.shape[-1])).sum().backward()
+    (out.float() * torch.linspace(-1, 1, out.shape[-1], device=x.device)).sum().backward()
     return {"out": out.detach(), "x": x.grad, **{
         name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad}}
 
@@ -63,6 +83,20 @@ def test_outputs_and_gradients_are_those_of_peft(shape, monkeypatch):
     counted = short_ways(monkeypatch)
     torch.testing.assert_close(learnt(model, x), theirs, **EXACT)
     assert len(counted) == 2
+
+
+def test_so_they_are_with_a_base_in_4_bit(monkeypatch):
+    """Runs where bitsandbytes is, on a CPU too."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model, x = adapted_in_4_bit(device, torch.float32), torch.randn(7, 128, device=device)
+    theirs = learnt(model, x)
+    make_lean(model)
+    counted = short_ways(monkeypatch)
+    torch.testing.assert_close(learnt(model, x), theirs, atol=1e-4, rtol=1e-4)
+    assert len(counted) == 2
+    model.base_model.model.first.base_layer.compute_dtype = torch.bfloat16
+    learnt(model, x)
+    assert len(counted) == 3  # only the second: the first multiplies in another kind than peft's
 
 
 def test_what_learns_is_what_did_and_files_are_the_same(tmp_path):

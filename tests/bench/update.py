@@ -1,7 +1,7 @@
 """The learning pass alone, in turns inside one process: as TRL has it, and as the lab has it.
 
     python -m tests.bench.update [--model MODEL] [--prompts 4] [--answer 256] [--rounds 5]
-                                 [--checkpointing] [--profile FOLDER]
+                                 [--checkpointing] [--four-bit] [--profile FOLDER]
 
 Hosts differ by a third from one minute to the next; ways that take turns do not. With a shape for a
 model (tests/bench/shapes.py), random weights; answers are random tokens, all of one length.
@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--four-bit", action="store_true", help="the base, on a GPU")
     parser.add_argument("--profile", type=Path, help="tables of kernels, a file for each way")
     parser.add_argument("--root", type=Path, help="where a model is made")
     options = parser.parse_args()
@@ -130,7 +131,8 @@ def trainer_of(name: str, out: Path, options: argparse.Namespace):
         "train.num_generations": SIZE, "model.name": name})
     path = model_folder(settings)
     trainer = GRPOTrainer(
-        model=plain.load_model(path, on_gpu), processing_class=wording.load_tokenizer(path),
+        model=plain.load_model(path, on_gpu, options.four_bit),
+        processing_class=wording.load_tokenizer(path),
         args=GRPOConfig(**arguments(settings, out) | {
             "use_cpu": not on_gpu, "bf16": on_gpu, "reward_weights": None,
             "gradient_checkpointing": options.checkpointing}),

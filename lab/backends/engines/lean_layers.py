@@ -16,13 +16,14 @@ import torch.nn.functional as F
 from peft.tuners import lora
 from torch.autograd.function import once_differentiable
 
+ADAPTED = ("Linear", "Linear4bit")  # peft's, by name: the second exists where bitsandbytes does
 ROUNDING = 2 ** -6  # how far two ways to round the same norm to 16 bit come apart, of a value
 
 
 def make_lean(model: torch.nn.Module) -> None:
     """Let the layers of this model that are written here compute so."""
     for layer in model.modules():
-        if type(layer) is lora.Linear:
+        if isinstance(layer, lora.LoraLayer) and type(layer).__name__ in ADAPTED:
             layer.forward = MethodType(linear, layer)
         elif is_rms_norm(layer):
             layer.forward = MethodType(rms_norm, layer)
@@ -33,24 +34,27 @@ def make_lean(model: torch.nn.Module) -> None:
 
 class AddedLowRank(torch.autograd.Function):
     """x (..., inputs), weight W, bias or None, A (r, inputs), B (outputs, r), scaling s
-    -> (..., outputs), with W and the bias frozen:
+    -> (..., outputs), with W, which may be in 4 bit, and the bias frozen:
 
         out = x W' + s (x A') B'              added as it is multiplied
         dx  = g W + s (g B) A                 g: the gradient of out
         dA  = s (g B)' x,   dB = s g' (x A')
 
     Kept for the way back are x, which all layers that read it share, and x A', r numbers a token.
+    A weight in 4 bit is unpacked twice, as bitsandbytes does.
     """
 
     @staticmethod
     def forward(ctx, x, weight, bias, down, up, scaling):
         kind = computed_in(x)
-        x, weight, low_down, low_up = (one.to(kind) for one in (x, weight, down, up))
+        x, low_down, low_up = (one.to(kind) for one in (x, down, up))
         low = F.linear(x, low_down)
-        out = F.linear(x, weight, None if bias is None else bias.to(kind))
+        packed = getattr(weight, "quant_state", None)
+        whole = dense(weight, packed, kind)
+        out = F.linear(x, whole, None if bias is None else bias.to(kind))
         flat(out).addmm_(flat(low), low_up.T, alpha=scaling)
-        ctx.save_for_backward(x, low, weight, low_down, low_up)
-        ctx.scaling, ctx.kinds = scaling, (down.dtype, up.dtype)
+        ctx.save_for_backward(x, low, whole if packed is None else weight, low_down, low_up)
+        ctx.scaling, ctx.kinds, ctx.packed = scaling, (down.dtype, up.dtype), packed
         return out
 
     @staticmethod
@@ -61,9 +65,19 @@ class AddedLowRank(torch.autograd.Function):
         pulled = scaled(wanted, up, ctx.scaling)
         back = None
         if ctx.needs_input_grad[0]:
-            back = (wanted @ weight).addmm_(pulled, down).view_as(x)
+            whole = dense(weight, ctx.packed, x.dtype)
+            back = (wanted @ whole).addmm_(pulled, down).view_as(x)
         return (back, None, None, (pulled.T @ flat(x)).to(ctx.kinds[0]),
                 scaled(wanted.T, flat(low), ctx.scaling).to(ctx.kinds[1]), None)
+
+
+def dense(weight: torch.Tensor, packed, kind: torch.dtype) -> torch.Tensor:
+    """The weight as it multiplies; `packed` is what bitsandbytes knows of one in 4 bit."""
+    if packed is None:
+        return weight.to(kind)
+    from bitsandbytes.functional import dequantize_4bit
+
+    return dequantize_4bit(weight.data, packed).to(kind)
 
 
 def flat(x: torch.Tensor) -> torch.Tensor:
@@ -82,24 +96,31 @@ def computed_in(x: torch.Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
-def linear(layer: lora.Linear, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+def linear(layer: lora.LoraLayer, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
     """peft's layer: the short way, where no more than one plain adapter is asked for."""
     base, names = layer.base_layer, layer.active_adapters
     if (args or kwargs or layer.disable_adapters or layer.merged or len(names) != 1
-            or not is_plain(layer, names[0])):
+            or not is_plain(layer, names[0])
+            or getattr(base, "compute_dtype", None) not in (None, computed_in(x))):
         return type(layer).forward(layer, x, *args, **kwargs)
     return AddedLowRank.apply(x, base.weight, base.bias, layer.lora_A[names[0]].weight,
                               layer.lora_B[names[0]].weight, layer.scaling[names[0]])
 
 
-def is_plain(layer: lora.Linear, name: str) -> bool:
+def is_plain(layer: lora.LoraLayer, name: str) -> bool:
     """Whether peft computes x W' + b + s (x A') B' for this adapter, and no more."""
     base = layer.base_layer
-    return (type(base) is torch.nn.Linear
-            and not any(weight.requires_grad for weight in base.parameters())
+    return (is_linear(base) and not any(weight.requires_grad for weight in base.parameters())
             and name in layer.lora_A and name not in layer.lora_variant
             and type(layer.lora_dropout[name]) is torch.nn.Identity
             and layer.lora_A[name].bias is None and layer.lora_B[name].bias is None)
+
+
+def is_linear(base: torch.nn.Module) -> bool:
+    """torch's layer, or that of bitsandbytes in 4 bit, once its weights are packed."""
+    return type(base) is torch.nn.Linear or (
+        type(base).__name__ == "Linear4bit" and getattr(base.weight, "quant_state", None)
+        is not None)
 
 
 # A norm: x / sqrt(mean(x^2) + eps) * w (Zhang and Sennrich 2019, arXiv:1910.07467).
