@@ -7,8 +7,9 @@ import pytest
 from playwright.sync_api import expect
 
 from lab.core.insight.votes import identity
-from lab.services import votes
+from lab.services import labels, votes
 from tests.browser import SLOW, App, faults, open_tab, with_run
+from tests.test_history import ask_held_out
 
 pytestmark = pytest.mark.browser
 QUESTION = "Tom has 3 apples. He buys 4 more. How many apples does Tom have now?"
@@ -200,3 +201,25 @@ def test_without_a_question_the_time_lapse_says_so(open_page):
     expect(page.locator("#lapse-said")).to_contain_text("There is no question", timeout=SLOW)
     expect(page.locator("#lapse-start")).to_be_enabled(timeout=SLOW)
     open_tab(page, "Start")
+
+
+def test_a_verdict_turns_to_the_best_adapter_of_the_run_until_a_person_picks(app, open_page):
+    """Last: from here on the run has a best adapter."""
+    page = open_page()
+    run, judged = page.locator("#verdict-run input"), page.locator("#verdict-checkpoint input")
+
+    def follow(name: str) -> None:
+        """The page has shown what is new."""
+        labels.change(app.run, name=name)
+        expect(run).to_have_value(re.compile(f"^{name}"), timeout=SLOW)
+
+    expect(judged).to_have_value("Newest · step 6", timeout=SLOW)
+    ask_held_out(app.run, {0: 0.1, 4: 0.9, 6: 0.5})
+    follow("it has a best one now")
+    expect(judged).to_have_value(re.compile("^Best · step 4"), timeout=SLOW)
+    judged.fill("Newest")
+    page.keyboard.press("Enter")
+    expect(page.locator("#verdict-followed textarea")).to_have_value("chosen", timeout=SLOW)
+    follow("the newest was picked")
+    expect(judged).to_have_value("Newest · step 6")
+    assert faults(page) == []

@@ -125,7 +125,7 @@ def wire(panel: VerdictPanel, lab: Lab, triggers: Sequence[Callable]) -> None:
 
     def newest(chosen: str, run: str, at: str, other: str, other_at: str, request: gr.Request
                ) -> dict:
-        """The newest run, until a person has chosen one."""
+        """The newest run and its best adapter, until a person has chosen."""
         if (request.session_hash or "") in stops:
             return gr.skip()  # a verdict on this one is being made
         return _look(lab, panel, Picked(run, at, other, other_at), follow=not chosen)
@@ -218,7 +218,8 @@ def _look(lab: Lab, panel: VerdictPanel, picked: Picked, follow: bool = False) -
                 panel.other: gr.update(choices=[BASE_MODEL], value=BASE),
                 panel.other_at: gr.update(visible="hidden"),
                 panel.result: _empty(NOTHING)}
-    saved, at = _checkpoint(run, picked.at if picked.run == run.id else None)
+    # A run that nobody picked is judged by its best adapter as soon as it has one.
+    saved, at = _checkpoint(run, picked.at if picked.run == run.id and not follow else None)
     fit = [one for one in runs if base_of(one) == base_of(run)]
     other = None if follow else next((one for one in fit if one.id == picked.other), None)
     theirs, other_at = _checkpoint(other, picked.other_at)
