@@ -67,6 +67,32 @@ def test_answers_may_be_longer_or_shorter_than_in_training_which_is_told(run):
         evaluate(run, n=2, longest=0)
 
 
+def evaluated(folder: RunFolder, goals: dict[int, float], n: int) -> None:
+    """Let the run have been asked so many held-out questions, with these outcomes."""
+    with folder.events.open("a") as file:
+        for step, goal in goals.items():
+            file.write(json.dumps({"event": "held_out", "time": 1.0, "step": step, "metrics": {
+                "n": n, "goal": goal, "reached": goal, "reward": goal}}) + "\n")
+
+
+def test_of_a_checkpoint_that_the_same_questions_picked_it_is_said_and_more_is_asked(run):
+    told = "was picked as the best of 3 by its answers to"
+    evaluated(run.folder, {0: 0.1, 2: 0.4, 4: 0.9, 6: 0.5}, n=3)
+    assert evaluate(run, 4, n=21)["picked"] == [1, 1]  # they are the last of the 24
+    found = evaluate(run, 4, n=24)
+    assert found["picked"] == verdicts.newest(run.folder)["picked"] == [1, 3]
+    note, = found["notes"]
+    assert f"This checkpoint {told} 3 of these 24 questions" in note and "p = 0.017" in note
+    assert "The first 21 did not pick it" in note and note in " ".join(figures(found))
+    newest = evaluate(run, 6, n=24)
+    assert newest["picked"] == [1, 1] and newest["notes"] == []
+    both = evaluate(run, 6, n=24, other=against.find(f"{run.id}:4", Runs(
+        Workspace(run.folder.path.parent))))
+    assert both["picked"] == [3, 1] and f"What it is compared with {told} 3" in both["notes"][0]
+    strange = [{"question": "Tom has 3 apples.", "answer": "3"}]
+    assert evaluate(run, 4, rows=strange)["picked"] == [1, 1]
+
+
 def test_the_command_prints_the_contract_and_the_headline_first(run):
     def lab(*more: str) -> list[str]:
         done = subprocess.run(
@@ -78,7 +104,7 @@ def test_the_command_prints_the_contract_and_the_headline_first(run):
     told = json.loads(lab("--json")[-1])
     assert set(told) == set(CONTRACT) == {
         "n", "base", "tuned", "difference", "wins", "losses", "ties", "adapter_live", "headline",
-        "needed", "seeds", "against", "seen", "notes"}
+        "needed", "seeds", "against", "seen", "picked", "notes"}
     assert told["against"] is None and told["seeds"] == 1 and told["seen"] == 0
     for side in ("base", "tuned"):
         assert set(told[side]) == {"reward", "rewards", "accuracy", "in_format", "tokens", "cut"}

@@ -224,6 +224,15 @@ def with_best(finished, tmp_path):
     return lab, lab.runs.get(run_id)
 
 
+def test_of_how_many_steps_one_was_picked():
+    told = {step: {"n": 100, "goal": goal} for step, goal in
+            ((0, 0.3), (2, 0.4), (4, 0.6), (6, 0.6), (8, None))}
+    assert [held_out.picked_from(told, step) for step in (None, 0, 2, 4, 6, 8, 10)] == [
+        1, 1, 1, 3, 3, 1, 1]
+    assert held_out.picked_from({}, 4) == held_out.picked_from({0: told[0]}, 4) == 1
+    assert held_out.picked_from({4: {"reward": 2.0}, 6: {"reward": 1.0}}, 4) == 2
+
+
 def test_the_best_checkpoint_is_offered_first_and_told_everywhere(with_best, tmp_path):
     lab, run = with_best
     assert checkpoints_of(run)[:2] == [("Best · step 4 · held-out 62 % ± 5", "best"),

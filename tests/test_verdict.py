@@ -134,6 +134,22 @@ def test_the_gamed_run_does_not_read_as_a_success(both):
     assert "got better" not in found["headline"]
 
 
+def test_a_rise_of_the_best_of_several_must_be_surer(few_draws):
+    """100 of 200 right, 88 before: 20 gained and 8 lost, p = 0.036."""
+    base, tuned = side(set(range(88)), 200, True), side(set(range(8, 108)), 200, True)
+    assert "it got better" in judge(base, tuned)["headline"]
+    found = judge(base, tuned, picked=(1, 6))
+    assert found["judgement"] == "unclear" and ", p = 0.036): too few" in found["headline"]
+    assert (f"for they also picked it, out of 6; about {found['needed']} questions that did not "
+            "would tell") in found["headline"]
+    names = ["Step 2", "Step 6"]
+    assert judge(tuned, base, names=names, picked=(1, 6))["judgement"] == "worse"
+    found = judge(tuned, base, names=names, picked=(6, 1))
+    assert "too few questions to tell, for they also picked the other" in found["headline"]
+    sure = side(set(range(8, 138)), 200, True)
+    assert judge(base, sure, picked=(1, 20))["judgement"] == "better"
+
+
 def test_without_a_goal_it_says_that_nothing_tells_what_is_right(few_draws):
     found = judge(side(set(), 100, False, SHAPES), side(set(), 100, True, SHAPES), SHAPES)
     assert found["judgement"] == "no goal" and found["level"] == "warning"

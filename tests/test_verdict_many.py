@@ -155,6 +155,22 @@ def test_a_model_against_itself_is_called_different_in_about_one_of_twenty(each,
     assert 2 <= called <= 20
 
 
+def test_the_best_of_ten_that_are_no_better_is_hardly_ever_called_better(few_draws):
+    """200 repeats of ten adapters, each of which answers two in five of 200 questions anew. By p
+    alone the best of them is better in one of seven; one in forty is what may be."""
+    chance, called, naive = random.Random(9), 0, 0
+    for repeat in range(200):
+        base = [chance.random() < 0.4 for _ in range(200)]
+        best = max(([chance.random() < 0.4 if chance.random() < 0.4 else right for right in base]
+                    for _ in range(10)), key=sum)
+        found = verdict(GOAL, "", *(answers([[right] for right in one]) for one in (base, best)),
+                        seed=repeat, picked=(1, 10))
+        called += found["judgement"] in DIFFERENT
+        gap = found["difference"]["accuracy"]
+        naive += gap["low"] > 0 and gap["p"] < 0.05
+    assert called <= 5 and naive > 15
+
+
 def test_answers_that_are_alike_in_a_question_make_no_difference_surer(few_draws):
     """Two models, equally good and right on other questions: with every answer taken as a question
     of its own they pass for different in a third of all repeats; by question in one of twenty."""

@@ -1,9 +1,12 @@
 """What an adapter is judged against: the base model, or an adapter of this run or of another."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lab.core.adapters import Adapter
+from lab.core.insight import held_out
+from lab.core.insight.headline import SURE
 from lab.core.problems import LabError, RunError
 from lab.core.prompts import in_one_line
 from lab.services import verdicts
@@ -102,6 +105,40 @@ def _ancestors(run: Run, told: list[str]) -> list[Run]:
         found.append(before)
         run = before
     return found
+
+
+def picked(rows: Sequence[dict], kept: Sequence[dict], run: Run, adapter: Adapter,
+           other: Against | None) -> tuple[tuple[int, int], list[str]]:
+    """((of how many steps the other side and the judged one are the best by some of these `rows`; 1
+    where they are not), what to know of it). `kept` are all held-out questions of the run, of
+    which its evaluations while it trained asked the last ones."""
+    many, told = [], []
+    sides = [(other.run, other.adapter, "What it is compared with")] if other else []
+    for one, saved, who in (*sides, (run, adapter, "This checkpoint")):
+        evaluations = held_out.told_before(one.folder.events, sys.maxsize)
+        of = held_out.picked_from(evaluations, saved.step)
+        asked = int(evaluations[saved.step]["n"] or 0) if of > 1 else 0
+        known = {in_one_line(row) for row in (
+            kept if one.id == run.id else read_held_out(one))[-asked:]} if asked else set()
+        by = sum(in_one_line(row) in known for row in rows)
+        many.append(of if by else 1)
+        if by:
+            left = len(rows) - by
+            told.append(
+                f"{who} was picked as the best of {of} by its answers to "
+                f"{f'{by:,} of ' if left else ''}these {len(rows):,} questions, so its share is a little too high by chance, and a "
+                f"difference in its favour is sure below p = {SURE / of:.2g} only."
+                + (f" The first {left:,} did not pick it: ask those alone."
+                   if left >= held_out.FEWEST else ""))
+    return (many[0] if other else 1, many[-1]), told
+
+
+def read_held_out(run: Run) -> list[dict]:
+    """The questions that a run kept aside; none where it has none, or they cannot be read."""
+    try:
+        return datasets.read_rows(run.folder.held_out) if run.folder.held_out.exists() else []
+    except LabError:
+        return []
 
 
 def differing(run: Run, other: Against | None) -> list[str]:

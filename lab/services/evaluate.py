@@ -42,9 +42,10 @@ def evaluate(run: Run, checkpoint: int | None = None, n: int = 200, seed: int = 
 
     Returns the figures of `core/insight/verdict.py`, which adapter they are of ("step", "adapter")
     and what it was compared with ("against": None for the base model), "seen" (how many questions
-    were left out), "notes" on what is not the same or not known, "gained" and "lost" to read, and
-    "answers": a list with question, answer, base and tuned, for each question a line with each
-    seed. Raises a LabError, Cancelled where it was stopped.
+    were left out), "picked" (of how many steps each side is the best by some of the questions),
+    "notes" on what is not the same or not known, "gained" and "lost" to read, and "answers": a list
+    with question, answer, base and tuned, for each question a line with each seed. Raises a
+    LabError, Cancelled where it was stopped.
     """
     if run.settings is None:
         raise RunError(run.problem.what, run.problem.why, run.problem.next)
@@ -66,7 +67,10 @@ def evaluate(run: Run, checkpoint: int | None = None, n: int = 200, seed: int = 
             raise BadData(f"None of the {seen:,} held-out questions of run {run.id} is new to both "
                           "sides.", "The other run, or one that they began from, was trained on "
                           "them.", "Compare each of the two with the base model.")
-    rows = rows[:n]
+    rows, picked = rows[:n], (1, 1)
+    if own:
+        picked, told = against.picked(rows, kept, run, adapter, other)
+        notes += told
     if not rows:
         raise BadData(f"Run {run.id} has no held-out questions.",
                       "Its settings kept none aside.", "Start a run with 'Held-out rows' above 0.")
@@ -106,7 +110,7 @@ def evaluate(run: Run, checkpoint: int | None = None, n: int = 200, seed: int = 
             raise
         (base, tuned), effect = _sides(request, environment, progress, stop)
     found = verdict(settings.rewards.chosen, prompt, base, tuned, seed, live=effect > 0,
-                    drawn=sampled, seeds=seeds,
+                    drawn=sampled, seeds=seeds, picked=picked,
                     names=other and against.names_of(run, adapter, other)) | {
         "made": time.time(), "seconds": round(time.monotonic() - begun, 1), "step": adapter.step,
         "adapter": weights, "seed": seed, "adapter_effect": effect, "against": compared,

@@ -17,7 +17,8 @@ KEYS = {*CONTRACT, "judgement", "level", "needed", "drawn", "right", "gained", "
         "adapter", "made", "seconds"}  # what readers count on
 SINCE: Mapping[str, Any] = {  # what older lines do not have: they are of one answer a question,
     "seeds": 1, "names": None, "against": None, "seen": 0, "notes": (),  # against the base,
-    "longest": None, "turned": None}  # as long as in training
+    "longest": None, "turned": None,  # as long as in training
+    "picked": (1, 1)}  # and nobody looked whether these questions had picked the adapter
 
 Verdict = Mapping[str, Any]
 
@@ -120,6 +121,7 @@ def _checked(line: bytes) -> Verdict | None:
                 and _is_step(one["step"]) and type(one["seeds"]) is int and one["seeds"] > 0
                 and type(one["seen"]) is int and _is_step(one["longest"])
                 and all(isinstance(s, str) for s in one["notes"])
+                and len(one["picked"]) == 2 and all(type(k) is int for k in one["picked"])
                 and _is_side(one["against"], one["names"]))
     except (ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -1,6 +1,12 @@
-"""The one sentence of a held-out verdict: it leads with the goal and calls no shape a success."""
+"""The one sentence of a held-out verdict: it leads with the goal and calls no shape a success.
 
-from collections.abc import Mapping
+The best of several adapters owes a part of its share to chance, where the questions that picked it
+are asked again: of ten that are no better than their base, the best passes for better in one case
+of seven. So a rise of it is sure only at the level divided by how many there were (Bonferroni), and
+so is a fall from one that was picked like that.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lab.core.insight.stats import items_needed
@@ -56,7 +62,7 @@ def _judgement(found: Figures) -> tuple[str, str]:
         return NOT_JUDGED, ("The goal rewards could judge no answer, so nothing says whether "
                             f"answers are right{why}{_of_shapes(found, n)}")
     lead = _lead(found, n)
-    if _rose(gap):
+    if _rose(gap, found):
         missed = 1 - right[0]["share"]
         if gap["mean"] >= HARDLY * missed:
             if said := _ends_in_time(found):
@@ -66,7 +72,7 @@ def _judgement(found: Figures) -> tuple[str, str]:
         if _better_made(found):
             return HARDLY_BETTER, f"{wrong}: there the answers are better made, not better"
         return HARDLY_BETTER, f"{wrong}: hardly better"
-    if _fell(gap):
+    if _fell(gap, found):
         made = ", while the answers are better made" if _better_made(found) else ""
         return WORSE, f"{lead}: it {_is(found)} worse{made}"
     return _without_a_sure_change(found, lead)
@@ -87,20 +93,25 @@ def _ends_in_time(found: Figures) -> str:
 def _without_a_sure_change(found: Figures, lead: str) -> tuple[str, str]:
     """No more and no fewer answers reach the goals for sure."""
     goals = _moved(found, "goals")
-    if _rose(goals) or _fell(goals):  # goals that give part of their points
+    if _rose(goals, found) or _fell(goals, found):  # goals that give part of their points
         shares = found["goals"]
         before, after = percent(shares["base"]), percent(shares["tuned"])
         how = (f"are {after} of their most, against {before}" if found["names"] else
                f"went from {before} to {after} of their most")
-        moved = f"the goals' points {how} ({_between(goals)})"
-        return ((CLOSER, f"{lead}: closer, but not there: {moved}") if _rose(goals)
+        moved = f"the goals' points {how} ({_between(goals, found)})"
+        return ((CLOSER, f"{lead}: closer, but not there: {moved}") if _rose(goals, found)
                 else (WORSE, f"{lead}: it {_is(found)} worse, for {moved}"))
-    unclear = f"; about {_needed(found)} would tell" if _is_open(found) else ""
+    gap = found["difference"]["accuracy"]
+    also = next((f", for they also picked {'it' if side else 'the other'}, out of {many}"
+                 for side, many in enumerate(_picked(found))
+                 if many > 1 and (_rose(gap) if side else _fell(gap))), "")
+    unclear = (f"; about {_needed(found)} {'that did not ' if also else ''}would tell"
+               if _is_open(found) else "")
     if _better_made(found):
         as_far = " as far as these questions tell" if unclear else ""
         return SHAPES_ONLY, f"{lead}: the answers are better made, not better{as_far}{unclear}"
     if unclear:
-        return UNCLEAR, f"{lead}: too few questions to tell{unclear}"
+        return UNCLEAR, f"{lead}: too few questions to tell{also}{unclear}"
     return SAME, f"{lead}: no change of {MATTERS * 100:.0f} points or more"
 
 
@@ -110,11 +121,12 @@ def _lead(found: Figures, n: str) -> str:
         other, this = found["names"]
         was = (f"{other} on {percent(before['share'])} ({points(gap['mean'])} points, "
                if gap["mean"] else f"as {other} is (")
-        return f"{this} is right on {percent(after['share'])} of {n}, {was}{_between(gap)})"
+        return (f"{this} is right on {percent(after['share'])} of {n}, {was}"
+                f"{_between(gap, found)})")
     was = (f"{percent(before['share'])} before ({points(gap['mean'])} points, "
            if gap["mean"] else "as before (")
     return (f"Right on {percent(after['share'])} of {n}, {was}"
-            f"{_between(gap)})")
+            f"{_between(gap, found)})")
 
 
 def _is(found: Figures) -> str:
@@ -127,11 +139,13 @@ def _needed(found: Figures) -> str:
     return f"{questions_needed(found):,} questions{each}"
 
 
-def _between(gap: Mapping) -> str:
+def _between(gap: Mapping, found: Figures | None = None) -> str:
     """The interval in points; with p where an interval beside 0 alone would say too much."""
     told = f"95 % between {points(gap['low'])} and {points(gap['high'])}"
     beside_0 = gap["low"] > 0 or gap["high"] < 0
-    return f"{told}, p = {gap['p']:.2f}" if beside_0 and gap["p"] >= SURE else told
+    sure = _rose(gap, found) or _fell(gap, found)
+    p = f"{gap['p']:.2f}" if gap["p"] >= SURE else f"{gap['p']:.2g}"
+    return f"{told}, p = {p}" if beside_0 and not sure else told
 
 
 def _of_shapes(found: Figures, n: str) -> str:
@@ -174,7 +188,8 @@ def _caveats(found: Figures, judgement: str) -> list[str]:
 def _is_open(found: Figures) -> bool:
     """Whether the questions are too few: no sure change, and one that matters is not ruled out."""
     gap = found["difference"]["accuracy"]
-    return (found["adapter_live"] and gap is not None and not _rose(gap) and not _fell(gap)
+    return (found["adapter_live"] and gap is not None
+            and not _rose(gap, found) and not _fell(gap, found)
             and (gap["low"] <= -MATTERS or gap["high"] >= MATTERS))
 
 
@@ -187,12 +202,19 @@ def _moved(found: Figures, kind: str) -> Mapping | None:
     return found[kind] and found[kind]["difference"]
 
 
-def _rose(gap: Mapping | None) -> bool:
-    return gap is not None and gap["low"] > 0 and gap["p"] < SURE
+def _rose(gap: Mapping | None, found: Figures | None = None) -> bool:
+    """Whether it is sure; with `found`, where the judged side may have been picked."""
+    return gap is not None and gap["low"] > 0 and gap["p"] < SURE / _picked(found)[1]
 
 
-def _fell(gap: Mapping | None) -> bool:
-    return gap is not None and gap["high"] < 0 and gap["p"] < SURE
+def _fell(gap: Mapping | None, found: Figures | None = None) -> bool:
+    """The same, where the other side may have been picked."""
+    return gap is not None and gap["high"] < 0 and gap["p"] < SURE / _picked(found)[0]
+
+
+def _picked(found: Figures | None) -> Sequence[int]:
+    """Of how many each side was picked by these questions."""
+    return (1, 1) if found is None else found["picked"]
 
 
 def _questions(found: Figures) -> str:

@@ -93,6 +93,14 @@ def best_step(held_out: HeldOut, among: Collection[int] | None = None) -> int | 
     return min(better, key=lambda step: (-better[step], step), default=None)
 
 
+def picked_from(held_out: HeldOut, step: int | None) -> int:
+    """Of how many steps this one did best on the held-out questions; 1 where another did better,
+    where there is no other, or where it was not asked."""
+    by = measure(held_out)
+    values = {at: told[by] for at, told in held_out.items() if at and told.get(by) is not None}
+    return len(values) if step in values and values[step] == max(values.values()) else 1
+
+
 @dataclass(frozen=True)
 class Best:
     """The checkpoint that did best on held-out questions, and how well. `title` says it."""

@@ -25,7 +25,7 @@ SIDES = ("base", "tuned")  # keys: what is compared with, and the adapter that i
 NAMES = ("Base", "Tuned")  # what they are called where the base model is compared with
 # What `eval --json` prints of a verdict; the rest is for the page, the card and the record.
 CONTRACT = ("n", *SIDES, "difference", "wins", "losses", "ties", "adapter_live", "headline",
-            "needed", "seeds", "against", "seen", "notes")
+            "needed", "seeds", "against", "seen", "picked", "notes")
 SHOWN = 3  # gains and losses that are kept with their answers
 LONGEST = 4000  # characters of such an answer
 
@@ -35,7 +35,7 @@ Pairs = Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]  # a question's an
 
 def verdict(chosen: Sequence[Chosen], system_prompt: str, base: Answers, tuned: Answers,
             seed: int = 0, live: bool = True, drawn: bool = False, seeds: int = 1,
-            names: Sequence[str] | None = None) -> dict:
+            names: Sequence[str] | None = None, picked: Sequence[int] = (1, 1)) -> dict:
     """Compare two sides' answers to the same questions, in the same order.
 
     `base` is what is compared with, `tuned` the adapter that is judged; `names` are theirs where it
@@ -43,7 +43,8 @@ def verdict(chosen: Sequence[Chosen], system_prompt: str, base: Answers, tuned: 
     the other. An answer has "text", "rewards" {name: raw score or None}, "errors" {name: text},
     "total" (weighted, or None), "goal" (0 to 1, or None), "correct" (whether the goals are reached,
     or None), "tokens" and "cut". `live`: the sides are not the same model; `drawn`: answers were
-    drawn, not greedy.
+    drawn, not greedy. `picked`: of how many adapters each side was picked as the best by some of
+    these questions; see `headline`.
 
     The result has, for each side, "accuracy" (share of answers that reach every goal; None without
     goals), "in_format" (share of answers that are made of the blocks of the system prompt, as
@@ -87,7 +88,8 @@ def verdict(chosen: Sequence[Chosen], system_prompt: str, base: Answers, tuned: 
             "accuracy": asdict(_difference(right, seeds, seed)) if by_goal else None},
         "wins": better, "losses": worse, "ties": alike, "adapter_live": live,
         "has_goal": has_goal, "drawn": drawn, "seeds": seeds,
-        "names": list(names) if names else None, "against": None, "seen": 0, "notes": [],
+        "picked": list(picked), "names": list(names) if names else None, "against": None,
+        "seen": 0, "notes": [],
         "left_out": len(asked) - len(compared),
         "why_left_out": reason(pairs) if len(compared) < len(asked) or not by_goal else "",
         "right": [{"share": fmean(side), "interval": clustered_share(side, seeds)}
