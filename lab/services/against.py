@@ -124,12 +124,12 @@ def picked(rows: Sequence[dict], kept: Sequence[dict], run: Run, adapter: Adapte
         many.append(of if by else 1)
         if by:
             left = len(rows) - by
-            told.append(
-                f"{who} was picked as the best of {of} by its answers to "
-                f"{f'{by:,} of ' if left else ''}these {len(rows):,} questions, so its share is a little too high by chance, and a "
-                f"difference in its favour is sure below p = {SURE / of:.2g} only."
-                + (f" The first {left:,} did not pick it: ask those alone."
-                   if left >= held_out.FEWEST else ""))
+            which = f"{by:,} of these {len(rows):,}" if left else f"these {len(rows):,}"
+            told.append(f"{who} was picked as the best of {of} by its answers to {which} "
+                        "questions, which flatters it: a difference in its favour is sure below "
+                        f"p = {SURE / of:.2g} only.")
+            if left >= held_out.FEWEST:
+                told[-1] += f" The first {left:,} did not pick it: ask those alone."
     return (many[0] if other else 1, many[-1]), told
 
 
