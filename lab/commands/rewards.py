@@ -5,7 +5,8 @@ import argparse
 from lab.commands.settings import add_rewards_file, rewards_file
 from lab.commands.shown import DONE, print_json
 from lab.core.knobs import plain
-from lab.core.rewards.registry import Parameter, Reward, known_with
+from lab.core.rewards.known import known_with
+from lab.core.rewards.registry import Parameter, Reward
 
 
 def add(command) -> None:

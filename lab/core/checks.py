@@ -22,7 +22,8 @@ from lab.core.rewards.checks import (
     rewards_have_a_goal,
     rewards_have_their_packages,
 )
-from lab.core.rewards.registry import GOAL, known_with
+from lab.core.rewards.known import known_with
+from lab.core.rewards.registry import GOAL
 from lab.core.settings import (
     ALL,
     MADE,

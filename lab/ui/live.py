@@ -19,7 +19,8 @@ from lab.core.hardware.engines import TITLES
 from lab.core.insight.goal import shares
 from lab.core.insight.metrics import CHARTS, DIFFERENCE, Chart, names_in
 from lab.core.problems import LabError, Problem, explain
-from lab.core.rewards.registry import Reward, known_with
+from lab.core.rewards.known import known_with
+from lab.core.rewards.registry import Reward
 from lab.services import labels, verdicts
 from lab.services.lab import Lab
 from lab.services.run_log import RunLog

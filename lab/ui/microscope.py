@@ -14,7 +14,7 @@ import gradio as gr
 from lab.core.insight.differences import differences
 from lab.core.insight.groups import KINDS, Glance, Place, moved, places
 from lab.core.problems import LabError
-from lab.core.rewards.registry import known_with
+from lab.core.rewards.known import known_with
 from lab.services.lab import Lab
 from lab.services.run_log import RunLog
 from lab.services.runs import Run

@@ -6,18 +6,10 @@ A number is a judgement, None says that it cannot be judged, and all else is an 
 import math
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lab.core.knobs import settle
 from lab.core.prompts import prompt_of
-
-if TYPE_CHECKING:
-    from lab.core.rewards.chosen import Chosen
-    from lab.core.rewards.registry import Reward
-
-# What TRL hands to a function of lists beside the columns of the data.
-FROM_TRL = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric",
-            "environments")
+from lab.core.rewards.registry import FROM_TRL, Reward
 
 Judged = tuple[float | None, str | None]  # score, error
 
@@ -33,17 +25,7 @@ class CannotScore(Exception):
         self.lines = tuple(lines)
 
 
-def judge_all(completions: Sequence[Any], rows: Sequence[Mapping[str, Any]], chosen: "Chosen",
-              given: Mapping[str, Any]) -> list[Judged]:
-    """(score, error) of each completion. Both are None where the reward says so, and where a
-    column it needs is empty in this row."""
-    known = chosen.reward
-    params = {key: settle(value, known.knobs[key].kind) for key, value in chosen.params}
-    return [read_result(known, result)
-            for result in results_of(known, completions, rows, params, given)]
-
-
-def results_of(known: "Reward", completions: Sequence[Any], rows: Sequence[Mapping[str, Any]],
+def results_of(known: Reward, completions: Sequence[Any], rows: Sequence[Mapping[str, Any]],
                params: Mapping[str, Any], given: Mapping[str, Any]) -> list[Any]:
     """What the reward returned for each completion, or the exception it raised; and a verdict on
     those rows that lack what it needs."""
@@ -63,7 +45,7 @@ def results_of(known: "Reward", completions: Sequence[Any], rows: Sequence[Mappi
 _NOTHING = object()
 
 
-def _lacks(known: "Reward", row: Mapping[str, Any]) -> Any:
+def _lacks(known: Reward, row: Mapping[str, Any]) -> Any:
     """The verdict on a row that lacks what the reward needs; _NOTHING if it has all."""
     for column in known.needs:
         if column in ("completion", *FROM_TRL) or column in known.fallbacks:
@@ -77,7 +59,7 @@ def _lacks(known: "Reward", row: Mapping[str, Any]) -> Any:
     return _NOTHING
 
 
-def _call_one(known: "Reward", completion: str, row: Mapping[str, Any],
+def _call_one(known: Reward, completion: str, row: Mapping[str, Any],
               params: Mapping[str, Any]) -> Any:
     filled = {name: value for name, value in row.items() if value is not None}
     available = {**known.fallbacks, **filled, "completion": completion}
@@ -87,7 +69,7 @@ def _call_one(known: "Reward", completion: str, row: Mapping[str, Any],
         return error
 
 
-def _call_batch(known: "Reward", completions: list, rows: list[Mapping[str, Any]],
+def _call_batch(known: Reward, completions: list, rows: list[Mapping[str, Any]],
                 given: Mapping[str, Any], params: Mapping[str, Any]) -> list[Any]:
     """As TRL calls its functions: completions and prompts are lists of messages, and each column
     that all rows have comes as a list; a knob of the same name goes first."""
@@ -111,7 +93,7 @@ def _call_batch(known: "Reward", completions: list, rows: list[Mapping[str, Any]
         return [error] * len(rows)
 
 
-def read_result(known: "Reward", result: Any) -> Judged:
+def read_result(known: Reward, result: Any) -> Judged:
     """(score, error) of what a reward returned, or raised."""
     if result is None:
         return None, None

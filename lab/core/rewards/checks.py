@@ -2,7 +2,7 @@
 
 from lab.core.hardware.machine import Machine
 from lab.core.problems import Problem
-from lab.core.rewards.registry import known_with
+from lab.core.rewards.known import known_with
 from lab.core.rewards.sets import without_goal
 from lab.core.settings import Settings
 

@@ -7,16 +7,8 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from lab.core.knobs import Knob, problem_with, read
-from lab.core.rewards.registry import (
-    GOAL,
-    KINDS,
-    REWARDS,
-    SHAPE,
-    Reward,
-    Value,
-    known_with,
-    reward_named,
-)
+from lab.core.rewards.known import known_with, reward_named
+from lab.core.rewards.registry import GOAL, KINDS, REWARDS, SHAPE, Reward, Value
 
 WEIGHT = Knob("Weight", "How much it counts in the sum. 0 watches it without training on it.",
               low=0, high=1e6, step=0.1)

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab.core.rewards.attempts import FORMS, THOUGHT, one_of
-from lab.core.rewards.calling import judge_all
 from lab.core.rewards.chosen import Chosen
 from lab.core.rewards.registry import GOAL
-from lab.core.rewards.scoring import ALMOST
+from lab.core.rewards.scoring import ALMOST, judge_all
 from lab.core.rewards.timed import is_costly
 
 CHUNK = 250  # rows that are scored at once

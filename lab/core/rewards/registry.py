@@ -1,4 +1,4 @@
-"""All rewards by name, and what a reward is.
+"""The lab's rewards by name, and what a reward is.
 
 A reward is a pure function for one completion. It asks for what it needs by name: its positional
 parameters are `completion` and any column of the data (`answer`, ...), its keyword-only ones are a
@@ -24,15 +24,17 @@ on the way. A person can change the kind for a run.
 
 import inspect
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from lab.core.knobs import Knob
-from lab.core.rewards.calling import FROM_TRL
 
 KINDS = GOAL, SHAPE = "goal", "shape"
 GIVEN = ("completion", "completion_tokens")  # not of the data: the answer, and its length in tokens
+# What TRL hands to a function of lists beside the columns of the data.
+FROM_TRL = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric",
+            "environments")
 BUILT_IN = "built in"
 
 Value = bool | int | float | str
@@ -137,29 +139,3 @@ def _read_signature(key: str, function: Callable) -> tuple[
             if parameter.default is not parameter.empty:
                 fallbacks[parameter.name] = parameter.default
     return tuple(needs), fallbacks, knobs
-
-
-def known_with(file: str) -> Mapping[str, Reward]:
-    """The lab's rewards, and those of a file of one's own (none where it cannot be used)."""
-    return REWARDS | _own(file)[0] if file else REWARDS
-
-
-def reward_named(name: str, file: str = "") -> Reward:
-    """Raises ValueError, naming those that exist."""
-    found = REWARDS.get(name) or (_own(file)[0].get(name) if file else None)
-    if found is None:
-        raise ValueError(_unknown_reward(name, file))
-    return found
-
-
-def _own(file: str) -> tuple[Mapping[str, Reward], str]:
-    """The rewards of a file, and why there are none."""
-    from lab.core.rewards import own  # it is made of this module
-
-    return own.known(file)
-
-
-def _unknown_reward(name: str, file: str = "") -> str:
-    why = file and _own(file)[1]
-    return f"There is no reward {name!r}. " + (
-        f"{why}" if why else f"There are {', '.join(known_with(file))}.")

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab.core.knobs import Knob, problem_with
-from lab.core.rewards.calling import FROM_TRL
-from lab.core.rewards.registry import GOAL, KINDS, REWARDS, Parameter
+from lab.core.rewards.registry import FROM_TRL, GOAL, KINDS, REWARDS, Parameter
 
 LONGEST = 200_000  # characters of a file
 TYPES = {"bool": bool, "int": int, "float": float, "str": str}

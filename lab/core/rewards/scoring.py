@@ -5,7 +5,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from lab.core.rewards.calling import judge_all, text_of
+from lab.core.knobs import settle
+from lab.core.rewards.calling import Judged, read_result, results_of, text_of
 from lab.core.rewards.chosen import Chosen, refuse_problems
 from lab.core.rewards.registry import GOAL
 
@@ -57,6 +58,16 @@ def score_all(completions: Sequence[str], rows: Sequence[Mapping[str, Any]],
         found.append(Scored(rewards, errors, total_of(rewards, errors, chosen),
                             share_of(rewards, chosen, GOAL), reached(rewards, chosen)))
     return found
+
+
+def judge_all(completions: Sequence[Any], rows: Sequence[Mapping[str, Any]], chosen: Chosen,
+              given: Mapping[str, Any]) -> list[Judged]:
+    """(score, error) of each completion. Both are None where the reward says so, and where a
+    column it needs is empty in this row."""
+    known = chosen.reward
+    params = {key: settle(value, known.knobs[key].kind) for key, value in chosen.params}
+    return [read_result(known, result)
+            for result in results_of(known, completions, rows, params, given)]
 
 
 def total_of(rewards: Mapping[str, float | None], errors: Collection[str],
