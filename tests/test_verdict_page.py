@@ -114,6 +114,9 @@ def test_the_panel_shows_the_verdict_of_the_adapter_that_is_picked(panel, tmp_pa
     shown = _look(lab, panel, Picked(folder.id, "2"))
     assert shown[panel.result] == f"<p class='empty'>{NONE_YET}</p>"
     assert shown[panel.count]["label"] == "Questions, of 1 held out"
+    events.EventWriter(folder.events)(events.HeldOut(2, {"n": 1, "goal": 0.5}))
+    assert _look(lab, panel, Picked(folder.id, "2"))[panel.count]["label"] == (
+        "Questions, of 1 held out (1 asked while it trained)")
     verdicts.keep(folder, a_verdict(2, 9, 20, step=2,
                                     adapter=verdicts.fingerprint(folder.checkpoint(2))))
     assert "Right on 45.0 %" in _look(lab, panel, Picked(folder.id, "2"))[panel.result]
