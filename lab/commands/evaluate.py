@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from lab.commands.settings import add_allow_code
 from lab.commands.shown import DONE, Line, add_checkpoint, better_one, print_json
-from lab.core.insight.headline import percent, points
+from lab.core.insight.headline import chance, percent, points
 from lab.core.insight.verdict import CONTRACT, SIDES
 from lab.core.problems import BadSettings
 from lab.services.against import BASE, find
@@ -78,7 +78,7 @@ def figures(result: Mapping) -> list[str]:
         how = points if key == "accuracy" else "{:+.3f}".format
         after = "" if gap is None else (
             f"   {how(gap['mean'])}, 95 % between {how(gap['low'])} and {how(gap['high'])}, "
-            f"p = {gap['p']:.4f}")
+            f"{chance(gap['p'])}")
         row(name, write, *(result[side][key] for side in SIDES), after=after)
     for name in result["base"]["rewards"]:
         row(f"  {name}", "{:.3f}".format, *(result[side]["rewards"][name] for side in SIDES))

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from lab.core.insight.headline import percent, points
+from lab.core.insight.headline import chance, percent, points
 from lab.core.insight.verdict import NAMES, SIDES
 from lab.core.rewards.chosen import Chosen
 from lab.core.rewards.registry import GOAL
@@ -108,8 +108,8 @@ def _table(found: Verdict, chosen: Sequence[Chosen], names: Sequence[str]) -> st
 def _gap(gap: Mapping[str, float] | None, write) -> str:
     if gap is None:
         return ""
-    p = "p < 0.001" if gap["p"] < 0.001 else f"p = {gap['p']:.3f}"
-    return f"{write(gap['mean'])} ({write(gap['low'])} to {write(gap['high'])}), {p}"
+    return (f"{write(gap['mean'])} ({write(gap['low'])} to {write(gap['high'])}), "
+            f"{chance(gap['p'])}")
 
 
 def _questions(title: str, rows: Sequence[Mapping[str, Any]], names: Sequence[str],

@@ -231,3 +231,8 @@ def percent(share: float, digits: int = 1) -> str:
 def points(share: float) -> str:
     """A difference of shares with its sign, in points of a hundred."""
     return f"{round(share * 100, 1) + 0.0:+.1f}"  # + 0.0: there is no minus nothing
+
+
+def chance(p: float) -> str:
+    """How often chance alone would differ so."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
