@@ -60,6 +60,8 @@ def test_start_watch_reload_stop_compare_and_take_the_adapter_home(app, open_pag
 
     open_tab(page, "Compare")
     question = page.locator("#compare-question textarea")
+    # The tab is made when it is first opened: what is pressed before its sides stand is lost.
+    expect(page.locator("#compare-right-run input")).to_have_value(re.compile("step"), timeout=SLOW)
     page.locator("#compare-draw").click()  # any question, with its reference
     expect(question).to_have_value(re.compile(r"\w+"), timeout=SLOW)
     expect(page.locator("#compare-reference").get_by_role("textbox")).to_have_value(
