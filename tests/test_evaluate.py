@@ -78,6 +78,8 @@ def evaluated(folder: RunFolder, goals: dict[int, float], n: int) -> None:
 def test_of_a_checkpoint_that_the_same_questions_picked_it_is_said_and_more_is_asked(run):
     told = "was picked as the best of 3 by its answers to"
     evaluated(run.folder, {0: 0.1, 2: 0.4, 4: 0.9, 6: 0.5}, n=3)
+    runs = Runs(Workspace(run.folder.path.parent))
+    run = runs.get(run.id)
     assert evaluate(run, 4, n=21)["picked"] == [1, 1]  # they are the last of the 24
     found = evaluate(run, 4, n=24)
     assert found["picked"] == verdicts.newest(run.folder)["picked"] == [1, 3]
@@ -86,8 +88,7 @@ def test_of_a_checkpoint_that_the_same_questions_picked_it_is_said_and_more_is_a
     assert "The first 21 did not pick it" in note and note in " ".join(figures(found))
     newest = evaluate(run, 6, n=24)
     assert newest["picked"] == [1, 1] and newest["notes"] == []
-    both = evaluate(run, 6, n=24, other=against.find(f"{run.id}:4", Runs(
-        Workspace(run.folder.path.parent))))
+    both = evaluate(run, 6, n=24, other=against.find(f"{run.id}:4", runs))
     assert both["picked"] == [3, 1] and f"What it is compared with {told} 3" in both["notes"][0]
     strange = [{"question": "Tom has 3 apples.", "answer": "3"}]
     assert evaluate(run, 4, rows=strange)["picked"] == [1, 1]

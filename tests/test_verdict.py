@@ -350,6 +350,11 @@ def test_the_share_in_format_is_that_of_answers_in_the_blocks_of_the_system_prom
     assert verdict.verdict(CLASSIC, "", base, tuned)["tuned"]["in_format"] is None
 
 
+def test_a_chance_too_small_to_write_is_not_none():
+    assert [headline.chance(p) for p in (0.0, 0.0004, 0.0364, 1.0)] == [
+        "p < 0.001", "p < 0.001", "p = 0.036", "p = 1.000"]
+
+
 def test_every_judgement_has_its_level():
     assert set(headline.LEVELS.values()) == {"good", "bad", "warning", "info"}
     assert [one for one, level in headline.LEVELS.items() if level == "good"] == ["better"]

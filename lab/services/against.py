@@ -1,6 +1,5 @@
 """What an adapter is judged against: the base model, or an adapter of this run or of another."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -115,11 +114,15 @@ def picked(rows: Sequence[dict], kept: Sequence[dict], run: Run, adapter: Adapte
     many, told = [], []
     sides = [(other.run, other.adapter, "What it is compared with")] if other else []
     for one, saved, who in (*sides, (run, adapter, "This checkpoint")):
-        evaluations = held_out.told_before(one.folder.events, sys.maxsize)
-        of = held_out.picked_from(evaluations, saved.step)
-        asked = int(evaluations[saved.step]["n"] or 0) if of > 1 else 0
-        known = {in_one_line(row) for row in (
-            kept if one.id == run.id else read_held_out(one))[-asked:]} if asked else set()
+        of, known = held_out.picked_from(one.held_out, saved.step), set()
+        asked = int(one.held_out[saved.step].get("n") or 0) if of > 1 else 0
+        try:
+            if asked:
+                theirs = kept if one.id == run.id else read_held_out(one)
+                known = {in_one_line(row) for row in theirs[-asked:]}
+        except LabError as error:
+            told.append(f"The held-out questions of {one.name} cannot be read, so these may have "
+                        f"picked its checkpoint: {error.problem.why}")
         by = sum(in_one_line(row) in known for row in rows)
         many.append(of if by else 1)
         if by:
@@ -134,11 +137,8 @@ def picked(rows: Sequence[dict], kept: Sequence[dict], run: Run, adapter: Adapte
 
 
 def read_held_out(run: Run) -> list[dict]:
-    """The questions that a run kept aside; none where it has none, or they cannot be read."""
-    try:
-        return datasets.read_rows(run.folder.held_out) if run.folder.held_out.exists() else []
-    except LabError:
-        return []
+    """The questions that a run kept aside. Raises a LabError where they cannot be read."""
+    return datasets.read_rows(run.folder.held_out) if run.folder.held_out.exists() else []
 
 
 def differing(run: Run, other: Against | None) -> list[str]:

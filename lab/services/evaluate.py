@@ -12,7 +12,6 @@ from lab.core.settings import Settings
 from lab.services import against, machine, own_rewards, verdicts
 from lab.services.against import Against
 from lab.services.chat import engine_request
-from lab.services.data import load as datasets
 from lab.services.environment import answering_environment
 from lab.services.models import model_folder
 from lab.services.one_job import replies
@@ -59,7 +58,7 @@ def evaluate(run: Run, checkpoint: int | None = None, n: int = 200, seed: int = 
                           "adapter": verdicts.fingerprint(other.adapter.path)}
     own, notes, seen = rows is None, against.differing(run, other), 0
     if own:
-        kept = datasets.read_rows(run.folder.held_out) if run.folder.held_out.exists() else []
+        kept = against.read_held_out(run)
         rows, unknown = against.unseen(kept, run, other)
         notes += unknown
         seen = len(kept) - len(rows)

@@ -11,6 +11,7 @@ from lab.core import events
 from lab.core.adapters import is_whole, steps_in
 from lab.core.insight import held_out
 from lab.core.insight.goal import Progress, progress
+from lab.core.insight.held_out import HeldOut
 from lab.core.problems import LabError, Problem, RunError
 from lab.core.rewards.registry import GOAL
 from lab.core.settings import Settings
@@ -51,6 +52,7 @@ class Run:
     phase: str = ""
     reason: str = ""  # why it ended itself before its last step
     best: held_out.Best | None = None  # of its checkpoints, on held-out questions
+    held_out: HeldOut = field(default_factory=dict)  # what these told while it trained
     record: dict = field(default_factory=dict)  # settings.json as it is
     label: Label = labels.NONE  # what a person says of it
     spark: Spark | None = None  # its main curve in small
@@ -220,7 +222,7 @@ class Runs:
             goal=progress(told.held_out, judged, told.goals),
             problem=problem, phase=told.phase,
             reason=told.last.reason if isinstance(told.last, events.Stopped) else "",
-            best=best_of(folder, told.held_out or {}),
+            best=best_of(folder, told.held_out or {}), held_out=told.held_out or {},
             record=record, label=label, spark=told.spark, verdict=judged[-1] if judged else None)
 
     def _record(self, folder: RunFolder) -> tuple[dict, Settings]:

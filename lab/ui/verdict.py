@@ -224,8 +224,7 @@ def _look(lab: Lab, panel: VerdictPanel, picked: Picked, follow: bool = False) -
     other = None if follow else next((one for one in fit if one.id == picked.other), None)
     theirs, other_at = _checkpoint(other, picked.other_at)
     now, kept = Picked(run.id, at, other.id if other else BASE, other_at), held_out_count(run)
-    asked = max((int(told.get("n") or 0) for told in lab.runs.log(run.id).held_out.values()),
-                default=0)
+    asked = max((int(told.get("n") or 0) for told in run.held_out.values()), default=0)
     return {
         panel.run: gr.update(choices=[(title_of(one), one.id) for one in runs], value=run.id),
         panel.checkpoint: gr.update(choices=saved, value=at, interactive=True),
